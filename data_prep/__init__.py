@@ -1,0 +1,1 @@
+"""From archives of strong-motion records to a dataset of windows."""

@@ -1,0 +1,22 @@
+"""What every command of the project shares: how it ends on bad input and on Ctrl-C."""
+
+import sys
+from collections.abc import Callable
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run `main`, turning bad input into one line on stderr and exit status 2, Ctrl-C into 130.
+
+    Bad input is a `ValueError` or an `OSError`; any other exception is our own mistake and keeps its traceback.
+    """
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(_fail(str(error), 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", 130))
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,177 @@
+"""The prepared dataset: a folder of arrays, tables, a list of what was left out, and a manifest.
+
+`train.npy`, `val.npy`, `test.npy` hold windows (N, C, T) in float32, C being E, N, Z, each z-scored over its T
+samples; `train.parquet`, ... hold a row a window; `rejected.csv` a row a record left out; `manifest.json` the rest.
+"""
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_prep.files import sha256, write_json, written_whole
+
+FORMAT = 1
+COMPONENTS = ("E", "N", "Z")
+PARTS = ("train", "val", "test")
+_PACKAGES = ("h5py", "numpy", "pandas", "pyarrow", "scipy")
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Part:
+    """Windows of one part, (N, C, T) float32 mapped from disk, and their table, row by row."""
+
+    waves_NCT: np.ndarray
+    rows: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset opened for reading."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    train: Part
+    val: Part
+    test: Part
+
+    @property
+    def fs_hz(self) -> float:
+        """Sampling rate of every window in Hz."""
+        return float(self.manifest["fs_hz"])
+
+    @property
+    def samples(self) -> int:
+        """Samples of every window."""
+        return int(self.manifest["samples"])
+
+    @property
+    def usable_band_hz(self) -> tuple[float, float]:
+        """Band in Hz that at least 95 % of the windows support."""
+        return float(self.manifest["usable_low_hz"]), float(self.manifest["usable_high_hz"])
+
+
+def open_dataset(path: Path, verify: bool = True) -> Dataset:
+    """Open a prepared dataset, arrays memory-mapped; `verify` compares every file with its checksum.
+
+    Raises:
+        ValueError: no prepared dataset, one of another format, or a file missing or changed since.
+    """
+    manifest = read_manifest(path)
+    for name, digest in manifest["files"].items():
+        if not (path / name).is_file():
+            raise ValueError(f"dataset {path}: {name} is missing; prepare it again with data_prep/prepare.py")
+        if verify and sha256(path / name) != digest:
+            raise ValueError(f"dataset {path}: {name} differs from its checksum; prepare it again")
+    parts = {name: _open_part(path, name) for name in PARTS}
+    return Dataset(path=path, manifest=manifest, **parts)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a dataset's manifest; `ValueError` where there is none or one of another format."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"dataset {path}: no manifest.json; give a folder made by data_prep/prepare.py") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"dataset {path}: manifest.json is damaged ({error}); prepare it again") from None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"dataset {path}: format {found}, expected {FORMAT}; prepare it again")
+    return dict(manifest)
+
+
+def write_dataset(
+    folder: Path,
+    waves_NCT: np.ndarray,
+    rows: pd.DataFrame,
+    part: pd.Series,
+    rejected: pd.DataFrame,
+    head: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write windows, their rows and parts (in the same order) and the rejected records into `folder`.
+
+    `head` opens the manifest, which is returned: settings, inputs, `fs_hz`, and what else is to be kept.
+    """
+    for name in PARTS:
+        chosen = np.flatnonzero(part.to_numpy() == name)
+        _write_waves(folder / f"{name}.npy", waves_NCT, chosen)
+        rows.iloc[chosen].reset_index(drop=True).to_parquet(folder / f"{name}.parquet")
+    rejected.to_csv(folder / "rejected.csv", index=False)
+    low_hz, high_hz = usable_band(rows)
+    manifest = {
+        "format": FORMAT,
+        **head,
+        "samples": int(waves_NCT.shape[2]),
+        "components": list(COMPONENTS),
+        "usable_low_hz": low_hz,
+        "usable_high_hz": high_hz,
+        "counts": _counts(part, rejected),
+        "files": {file.name: sha256(file) for file in sorted(folder.iterdir())},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def usable_band(rows: pd.DataFrame) -> tuple[float, float]:
+    """Band in Hz that at least 95 % of the windows support.
+
+    Not the strict common band: one record of a narrow one would take it from all. At most 2.5 % of the windows start
+    above its lower end, and at most 2.5 % end below its upper one.
+    """
+    low = np.quantile(rows["usable_low_hz"], 0.975, method="higher")
+    return float(low), float(np.quantile(rows["usable_high_hz"], 0.025, method="lower"))
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder that becomes `path` on success; on an error neither it nor a new parent is left behind.
+
+    Raises:
+        ValueError: the folder cannot be created there.
+    """
+    absent = [parent for parent in path.absolute().parents if not parent.exists()]
+    try:
+        with written_whole(path.absolute()) as aside:
+            try:
+                aside.mkdir(parents=True)
+            except OSError as error:
+                raise ValueError(f"--out {path}: cannot be created ({error.strerror}); choose another") from None
+            yield aside
+    except BaseException:
+        for parent in absent:
+            with suppress(OSError):  # never created, or no longer empty: not ours to remove
+                parent.rmdir()
+        raise
+
+
+def _open_part(path: Path, name: str) -> Part:
+    try:
+        waves, rows = np.load(path / f"{name}.npy", mmap_mode="r"), pd.read_parquet(path / f"{name}.parquet")
+    except ValueError as error:
+        raise ValueError(f"dataset {path}: {name} cannot be read ({error}); prepare it again") from None
+    return Part(waves, rows)
+
+
+def _write_waves(path: Path, waves_NCT: np.ndarray, chosen: np.ndarray) -> None:
+    shape = (len(chosen), *waves_NCT.shape[1:])
+    target = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    for start in range(0, len(chosen), _CHUNK):
+        target[start : start + _CHUNK] = waves_NCT[chosen[start : start + _CHUNK]]
+    target.flush()
+
+
+def _counts(part: pd.Series, rejected: pd.DataFrame) -> dict[str, Any]:
+    windows = {name: int((part == name).sum()) for name in PARTS}
+    reasons = {str(kind): int(count) for kind, count in rejected["kind"].value_counts().sort_index().items()}
+    total = len(part) + len(rejected)
+    return {"records": total, "windows": len(part), **windows, "rejected": reasons}

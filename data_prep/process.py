@@ -1,0 +1,236 @@
+"""From the samples of one record to one window: checks, resampling, onset, cut, normalisation.
+
+Pure functions of arrays. Shapes: C component (E, N, Z), T sample. Samples are accelerations in cm/s².
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage, signal
+
+WindowRule = Literal["onset", "whole"]
+
+SHORTEST_S = 10.0
+LEAD_S = 5.0  # kept before the onset, and at most an eighth of the window
+USABLE_SHARE = 0.8  # of the Nyquist frequency: above it anti-alias filters have bitten
+
+
+class Unusable(Exception):
+    """A record that cannot become a window: `kind` in a word or two, and the reason."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind, self.reason = kind, reason
+
+
+@dataclass(frozen=True)
+class Window:
+    """A normalised window `wave_CT` (float32), the scale taken out (cm/s²), and what it was cut from."""
+
+    wave_CT: np.ndarray
+    mean_C: np.ndarray
+    std_C: np.ndarray
+    onset_s: float  # from the window's first sample
+    snr: float
+    n_valid: int  # samples before the padding
+    energy_kept: float
+
+
+def stack(samples: Sequence[np.ndarray], fs_hz: Sequence[float], start_ns: Sequence[int]) -> np.ndarray:
+    """Stack three components of one record, (C, T); `Unusable` unless rate, start and length agree."""
+    if len(set(fs_hz)) > 1 or not fs_hz[0] > 0:
+        raise Unusable("sampling rate", f"components at {', '.join(f'{fs:g}' for fs in fs_hz)} Hz")
+    apart_s = (max(start_ns) - min(start_ns)) / 1e9
+    if apart_s > 0.5 / fs_hz[0]:
+        raise Unusable("components differ", f"they start up to {apart_s:g} s apart")
+    lengths = [wave.size for wave in samples]
+    if len(set(lengths)) > 1:
+        raise Unusable("components differ", f"they have {', '.join(map(str, lengths))} samples")
+    return np.stack(samples)
+
+
+def check(wave_CT: np.ndarray, fs_hz: float) -> None:
+    """Raise `Unusable` for a record that is too short or has a component that no ground motion draws."""
+    if wave_CT.shape[1] < SHORTEST_S * fs_hz:
+        raise Unusable("too short", f"{wave_CT.shape[1] / fs_hz:.1f} s, at least {SHORTEST_S:g} s needed")
+    for name, wave_T in zip("ENZ", wave_CT, strict=True):
+        if not np.isfinite(wave_T).all():
+            raise Unusable("not finite", f"{name} holds NaN or infinity")
+        if np.ptp(wave_T) == 0:
+            raise Unusable("constant", f"{name} never changes")
+        if (run := _clipped_samples(wave_T)) >= 5:
+            raise Unusable("clipped", f"{name} stays at its extreme for {run} samples")
+        if (drawn_s := _straight_s(wave_T, fs_hz)) >= 1:
+            raise Unusable("straight line", f"{name} is drawn with straight lines for {drawn_s:.1f} s")
+    _check_glitch(signal.detrend(wave_CT), fs_hz)
+
+
+def resample(wave_CT: np.ndarray, fs_hz: float, new_fs_hz: float) -> np.ndarray:
+    """Change the rate by a rational factor, with the anti-alias filter of `scipy.signal.resample_poly`.
+
+    Raises:
+        Unusable: the two rates have no ratio of small whole numbers.
+    """
+    if fs_hz == new_fs_hz:
+        return wave_CT
+    ratio = Fraction(new_fs_hz / fs_hz).limit_denominator(1000)
+    if abs(float(ratio) * fs_hz / new_fs_hz - 1) > 1e-6:
+        raise Unusable("sampling rate", f"{fs_hz:g} Hz has no simple ratio to {new_fs_hz:g} Hz")
+    return signal.resample_poly(wave_CT, ratio.numerator, ratio.denominator, axis=1, padtype="line")
+
+
+def low_pass(wave_CT: np.ndarray, fs_hz: float, pass_hz: float) -> np.ndarray:
+    """Zero-phase FIR low-pass: flat up to `pass_hz`, 60 dB down from `pass_hz / 0.8` (Kaiser's design)."""
+    stop_hz = pass_hz / USABLE_SHARE
+    taps, beta = signal.kaiserord(60, (stop_hz - pass_hz) / (fs_hz / 2))
+    kernel = signal.firwin(taps | 1, (pass_hz + stop_hz) / 2, window=("kaiser", beta), fs=fs_hz)
+    return ndimage.convolve1d(wave_CT, kernel, axis=1, mode="nearest")
+
+
+def find_onset(wave_CT: np.ndarray, fs_hz: float) -> int:
+    """First sample of the P wave; 0 where no noise precedes the shaking.
+
+    Before the strongest half second, the split of the three components' power (1 to 20 Hz) into a weak and a
+    strong part of least AIC (Maeda 1985) is the onset of P, or of S: so the part before is split again, as long
+    as the power rises fourfold there and stays up. The power is floored at its lower quartile, and later splits
+    leave out the first 5 %, or a taper at the record's start would pass for an onset.
+    """
+    power = _power(wave_CT, fs_hz)
+    second = round(fs_hz)
+    smooth = ndimage.uniform_filter1d(power, second // 2)
+    start, onset, end = _first_live(smooth), 0, int(smooth.argmax()) + 1
+    after_taper = start + min(5 * second, round(0.05 * (power.size - start)))
+    while end - start > 2 * second:
+        floored = np.maximum(power[start:end], np.percentile(smooth[start:end], 25))
+        split = _least_aic(floored)
+        before, after = floored[:split].mean(), floored[split : split + second].mean()
+        if after < 4 * before or np.percentile(smooth[start + split : end], 10) < 2 * before:
+            break
+        end = onset = start + split
+        start = after_taper
+    return onset
+
+
+def signal_to_noise(wave_CT: np.ndarray, fs_hz: float, onset: int) -> tuple[float, float]:
+    """Ratio of root-mean-square amplitudes, and the noise power (cm/s²)² a sample, of the three components.
+
+    Signal: from 5 to 95 % of the energy after the onset. Noise: what precedes the onset, without zeros and taper;
+    with less than a second of it, the quietest second of the record, which can only be stronger than the noise.
+    """
+    power = (wave_CT**2).sum(axis=0)
+    second = round(fs_hz)
+    smooth = ndimage.uniform_filter1d(power, second)
+    live = smooth > 1e-10 * smooth.max()
+    start = int(live.argmax())
+    start += min(5 * second, round(0.05 * (power.size - start)))
+    noise = power[start:onset].mean() if onset - start >= second else smooth[live].min()
+    share = np.cumsum(power[onset:]) / power[onset:].sum()
+    first, last = np.searchsorted(share, [0.05, 0.95])
+    return float(np.sqrt(power[onset:][first : last + 1].mean() / noise)), float(noise)
+
+
+def cut(wave_CT: np.ndarray, fs_hz: float, samples: int, rule: WindowRule) -> Window:
+    """Cut, pad and normalise one window of `samples` from a detrended record.
+
+    `onset`: from up to 5 s (an eighth of a shorter window) before the onset of P; `whole`: the record from its
+    start, refused where it is longer than the window. What ends before the window does is tapered (one second)
+    and padded with zeros. Each component is z-scored over all samples, padding included.
+
+    Raises:
+        Unusable: a longer record under `whole`, or a component without motion inside the window.
+    """
+    onset = find_onset(wave_CT, fs_hz)
+    snr, noise = signal_to_noise(wave_CT, fs_hz, onset)
+    length = wave_CT.shape[1]
+    if rule == "whole" and length > samples:
+        raise Unusable("longer than the window", f"{length / fs_hz:.1f} s, the window {samples / fs_hz:g} s")
+    lead = round(min(LEAD_S, samples / fs_hz / 8) * fs_hz)
+    start = max(0, onset - lead) if rule == "onset" else 0
+    part_CT = wave_CT[:, start : start + samples]
+    # Noise lasts as long as the recorder runs: only what exceeds it counts as the earthquake's energy.
+    energy = (part_CT**2).sum() - noise * part_CT.shape[1]
+    total = (wave_CT**2).sum() - noise * length
+    wave, mean_C, std_C = normalise(pad(part_CT, samples, round(fs_hz)))
+    return Window(
+        wave_CT=wave,
+        mean_C=mean_C,
+        std_C=std_C,
+        onset_s=(onset - start) / fs_hz,
+        snr=snr,
+        n_valid=part_CT.shape[1],
+        energy_kept=float(np.clip(energy / total, 0, 1)) if total > 0 else 0.0,
+    )
+
+
+def pad(wave_CT: np.ndarray, samples: int, taper: int) -> np.ndarray:
+    """Zeros at the end up to `samples`, after a cosine taper of the last `taper` samples; else unchanged."""
+    missing = samples - wave_CT.shape[1]
+    if missing == 0:
+        return wave_CT
+    ramp = np.ones(wave_CT.shape[1])
+    ramp[-taper:] = np.cos(np.linspace(0, np.pi / 2, taper)) ** 2
+    return np.pad(wave_CT * ramp, ((0, 0), (0, missing)))
+
+
+def normalise(wave_CT: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Z-score each component over all its samples: float32 waves, then the means and standard deviations."""
+    mean_C, std_C = wave_CT.mean(axis=1), wave_CT.std(axis=1)
+    if (std_C == 0).any():
+        raise Unusable("constant", f"{'ENZ'[int(std_C.argmin())]} does not move inside the window")
+    return ((wave_CT - mean_C[:, None]) / std_C[:, None]).astype(np.float32), mean_C, std_C
+
+
+def _clipped_samples(wave_T: np.ndarray) -> int:
+    return max(int(np.diff(edges).max()) for edges in map(_runs, (wave_T == wave_T.max(), wave_T == wave_T.min())))
+
+
+def _straight_s(wave_T: np.ndarray, fs_hz: float) -> float:
+    """Seconds of straight lines drawn between two corners, as over missing samples.
+
+    A quiet stretch is nearly straight too, but no corner ends it: a line counts when it is at least 0.3 s long and
+    the second difference is 20 times its tolerance within 0.1 s of either end.
+    """
+    bend = np.abs(np.diff(wave_T, 2)) / np.ptp(wave_T)
+    tolerance, near = 5e-7, max(1, round(0.1 * fs_hz))
+    lines = [(a, b) for a, b in _runs(bend < tolerance) if b - a >= 0.3 * fs_hz and 0 < a and b < bend.size]
+    corner = 20 * tolerance
+    drawn = [b - a for a, b in lines if bend[max(0, a - near) : a].max() > corner < bend[b : b + near].max()]
+    return sum(drawn) / fs_hz
+
+
+def _check_glitch(wave_CT: np.ndarray, fs_hz: float) -> None:
+    """No ground motion peaks six times higher in one direction than, within a second of it, in both others."""
+    size_CT = np.abs(wave_CT)
+    for component, peak in enumerate(size_CT.argmax(axis=1)):
+        around = size_CT[:, max(0, peak - round(fs_hz)) : peak + round(fs_hz)].max(axis=1)
+        others = np.delete(around, component).max()
+        if around[component] > 6 * others:
+            ratio = f"{around[component] / others:.0f} times" if others > 0 else "alone against"
+            raise Unusable("glitch", f"{'ENZ'[component]} peaks at {ratio} the other two, {peak / fs_hz:.1f} s in")
+
+
+def _runs(mask: np.ndarray) -> np.ndarray:
+    """Begin and end (exclusive) of each run of true values, (N, 2)."""
+    edges = np.diff(np.concatenate([[0], mask.astype(np.int8), [0]]))
+    return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1)
+
+
+def _power(wave_CT: np.ndarray, fs_hz: float) -> np.ndarray:
+    band = signal.butter(2, [1, min(20, 0.4 * fs_hz)], "bandpass", fs=fs_hz, output="sos")
+    return np.asarray((signal.sosfilt(band, wave_CT, axis=1) ** 2).sum(axis=0))
+
+
+def _first_live(smooth: np.ndarray) -> int:
+    """First sample that is no padding: above 1e-5 of the largest amplitude."""
+    return int((smooth > 1e-10 * smooth.max()).argmax())
+
+
+def _least_aic(power: np.ndarray) -> int:
+    """Length of the first part when `power` is split in two of least k ln(mean) + (n - k) ln(mean)."""
+    total = np.cumsum(power)
+    k = np.arange(1, power.size)
+    aic = k * np.log(total[:-1] / k) + (power.size - k) * np.log((total[-1] - total[:-1]) / (power.size - k))
+    return int(aic.argmin()) + 1

@@ -1,0 +1,1 @@
+"""The hyperparameter search: Ray Tune with Optuna, and what comes out of it."""

@@ -1,0 +1,35 @@
+"""The hand-tuned runs that a search has to beat, tried first.
+
+Source: "Synthetic seismic signals by generative adversarial networks", master's thesis, Politecnico di Torino, 2024.
+It gives latent dimension 800 as the best found by hand; batch size, learning rates and penalty weight run by run.
+It does not give n_critic, taken as 5 (Gulrajani et al. 2017), nor the penalty weight of each run: 10, then 5, then 20
+in the order in which they are mentioned.
+"""
+
+from typing import Any
+
+_COMMON = {"model.latent_dim": 800, "training.n_critic": 5}
+
+HAND_TUNED: list[dict[str, Any]] = [
+    _COMMON
+    | {
+        "training.batch_size": 16,
+        "training.penalty_weight": 10.0,
+        "training.generator_lr": 1e-4,
+        "training.critic_lr": 1e-4,
+    },
+    _COMMON
+    | {
+        "training.batch_size": 32,
+        "training.penalty_weight": 5.0,
+        "training.generator_lr": 5e-5,
+        "training.critic_lr": 5e-5,
+    },
+    _COMMON
+    | {
+        "training.batch_size": 32,
+        "training.penalty_weight": 20.0,
+        "training.generator_lr": 1e-4,
+        "training.critic_lr": 5e-5,
+    },
+]

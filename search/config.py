@@ -1,0 +1,229 @@
+"""The configuration of a search: frozen dataclasses, the two presets, and what `--config` and `--set` lay over them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from search.baselines import HAND_TUNED
+from search.space import Choices, Domain, Range, domain_from_json, re_ranged
+from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig, from_dict, with_values
+
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+SCHEDULERS = ("asha", "none")
+SAMPLERS = ("tpe", "random")
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Asynchronous successive halving (Li et al. 2018): at each rung the worse trials stop."""
+
+    name: str = "asha"
+    grace_epochs: int = 5
+    reduction_factor: int = 3
+
+    def __post_init__(self) -> None:
+        _one_of("scheduler.name", self.name, SCHEDULERS)
+        _at_least("scheduler.grace_epochs", self.grace_epochs, 1)
+        _at_least("scheduler.reduction_factor", self.reduction_factor, 2)
+
+
+@dataclass(frozen=True)
+class DriftConfig:
+    """When a generator whose minimum, maximum or moments drift from the real ones is stopped.
+
+    `bound` is in units of the spread of real windows' means; the grace asks for epochs and generator steps both.
+    """
+
+    bound: float = 10.0
+    patience: int = 5
+    grace_epochs: int = 10
+    grace_generator_steps: int = 100
+
+    def __post_init__(self) -> None:
+        _at_least("drift.bound", self.bound, 0)
+        _at_least("drift.patience", self.patience, 2)
+        _at_least("drift.grace_epochs", self.grace_epochs, 0)
+        _at_least("drift.grace_generator_steps", self.grace_generator_steps, 0)
+
+
+@dataclass(frozen=True)
+class ResourcesConfig:
+    """What each trial takes; `max_concurrent` 0 means as many trials at once as fit."""
+
+    cpus_per_trial: int = 1
+    gpus_per_trial: float = 0.0
+    max_concurrent: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("resources.cpus_per_trial", self.cpus_per_trial, 1)
+        _at_least("resources.gpus_per_trial", self.gpus_per_trial, 0)
+        _at_least("resources.max_concurrent", self.max_concurrent, 0)
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases; `auto` is online with an account and offline without."""
+
+    mode: str = "auto"
+    project: str = "seismogen-search"
+
+    def __post_init__(self) -> None:
+        _one_of("wandb.mode", self.mode, WANDB_MODES)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Everything that determines a search but the data. `max_hours` 0 means no limit."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    space: dict[str, Any] = field(default_factory=dict)
+    baselines: list[Any] = field(default_factory=list)
+    sampler: str = "tpe"
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    num_samples: int = 100
+    max_hours: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("num_samples", self.num_samples, 1)
+        _at_least("max_hours", self.max_hours, 0)
+        _one_of("sampler", self.sampler, SAMPLERS)
+        for key, domain in self.domains.items():
+            for value in domain.ends:
+                with_values(self.trial, {key: value})
+
+    @property
+    def trial(self) -> TrialConfig:
+        """The configuration that sampled parameters are laid over."""
+        return TrialConfig(self.model, self.training, self.evaluation, self.seed)
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """The space, a domain for each dotted key of the trial's configuration."""
+        return {key: domain_from_json(key, content) for key, content in self.space.items()}
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} is '{value}'; expected one of {', '.join(known)}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{name} is {value}; expected at least {least:g}")
+
+
+def _json(domain: Domain) -> dict[str, Any]:
+    return {"choices": list(domain.choices)} if isinstance(domain, Choices) else asdict(domain)
+
+
+ITACA_SPACE: dict[str, Domain] = {
+    "model.latent_dim": Range(100, 1000),
+    "training.batch_size": Range(16, 128, log=True),
+    "training.penalty_weight": Range(1.0, 50.0, log=True),
+    "training.generator_lr": Range(1e-5, 1e-3, log=True),
+    "training.critic_lr": Range(1e-5, 1e-3, log=True),
+    "training.n_critic": Range(3, 12),
+}
+
+# A miniature that learns something visible in minutes on two cores: narrow networks, few and large steps.
+DEMO_SPACE: dict[str, Domain] = {
+    "model.latent_dim": Range(100, 400),
+    "training.batch_size": Range(8, 32, log=True),
+    "training.penalty_weight": Range(1.0, 50.0, log=True),
+    "training.generator_lr": Range(1e-4, 3e-3, log=True),
+    "training.critic_lr": Range(1e-4, 3e-3, log=True),
+    "training.n_critic": Range(1, 3),
+}
+
+PRESETS = {
+    "itaca": SearchConfig(
+        model=ModelConfig(latent_dim=800),
+        training=TrainingConfig(batch_size=32, max_epochs=200),
+        space={key: _json(domain) for key, domain in ITACA_SPACE.items()},
+        baselines=HAND_TUNED,
+        scheduler=SchedulerConfig(grace_epochs=20),
+        drift=DriftConfig(grace_epochs=30, grace_generator_steps=200, patience=10),
+        resources=ResourcesConfig(cpus_per_trial=4, gpus_per_trial=1.0),
+        num_samples=100,
+    ),
+    "demo": SearchConfig(
+        model=ModelConfig(latent_dim=200, base_channels=4, kernel=32),
+        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=500.0, max_epochs=12),
+        evaluation=EvaluationConfig(fakes=64),
+        space={key: _json(domain) for key, domain in DEMO_SPACE.items()},
+        scheduler=SchedulerConfig(grace_epochs=2),
+        drift=DriftConfig(grace_epochs=4, grace_generator_steps=50, patience=3),
+        num_samples=10,
+    ),
+}
+
+
+def preset(name: str) -> SearchConfig:
+    """A preset by name.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset '{name}'; expected one of {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]
+
+
+def read_config(file: Path) -> SearchConfig:
+    """Read a configuration from JSON, such as an earlier result's `search.json`; missing keys take their defaults.
+
+    Raises:
+        ValueError: if the file is not such a configuration.
+    """
+    if not file.is_file():
+        raise ValueError(f"configuration {file} does not exist; expected a JSON file such as results/NAME/search.json")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return from_dict(SearchConfig, content.get("config", content))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"configuration {file}: {error}") from error
+
+
+def with_settings(config: SearchConfig, settings: Sequence[str]) -> SearchConfig:
+    """Lay `KEY=VALUE` texts over a configuration, in order.
+
+    A single value for a parameter of the space fixes it; a list gives a range its two ends, or lists the choices.
+
+    Raises:
+        ValueError: for a text without `=`, an unknown key or a bad value.
+    """
+    for text in settings:
+        key, found, value = text.partition("=")
+        if not found:
+            raise ValueError(f"--set {text}: expected KEY=VALUE, such as --set model.base_channels=8")
+        config = _with_setting(config, key.strip(), _parse(value))
+    return config
+
+
+def _with_setting(config: SearchConfig, key: str, value: Any) -> SearchConfig:
+    if isinstance(value, list) and key not in ("baselines",):
+        domain = re_ranged(key, value, config.domains.get(key))
+        return replace(config, space={**config.space, key: _json(domain)})
+    space = {name: domain for name, domain in config.space.items() if name != key}
+    baselines = [{name: fixed for name, fixed in point.items() if name != key} for point in config.baselines]
+    return with_values(replace(config, space=space, baselines=baselines), {key: value})
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def resolved(config: SearchConfig, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept as `search.json`: the resolved configuration and what it was run on."""
+    return {**about, "config": asdict(config)}

@@ -1,0 +1,151 @@
+"""The best configuration of a search as a folder that needs nothing of the search: `best/`."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ray.tune import Checkpoint
+from ray.tune.experiment import Trial
+from safetensors.torch import load_file, save_file
+
+from data_prep.files import write_json, write_text, written_whole
+from trainables.batches import PreparedDataset
+from trainables.checkpoint import load_checkpoint
+from trainables.config import ModelConfig, TrialConfig, from_dict, with_values
+from trainables.fidelity import describe
+from trainables.generator import Generator
+from trainables.training import Judge
+
+BEST = "best"
+CONFIG, WEIGHTS, METRICS, SCALES, CARD = "config.json", "generator.safetensors", "metrics.json", "scales.npy", "README.md"
+# Format of the folder; a later one that differs gets the next number.
+FORMAT = 1
+
+
+def best_checkpoint(trials: Sequence[Trial]) -> tuple[Trial, Checkpoint, dict[str, Any]]:
+    """The trial and checkpoint with the lowest score of all epochs still kept.
+
+    Raises:
+        ValueError: if no trial has reported a finite score.
+    """
+    candidates = [
+        (trial, result.checkpoint, result.metrics)
+        for trial in trials
+        for result in trial.run_metadata.checkpoint_manager.best_checkpoint_results
+        if math.isfinite(result.metrics["score"])
+    ]
+    if not candidates:
+        raise ValueError("no trial has finished an epoch with a finite score, so there is nothing to export")
+    return min(candidates, key=lambda candidate: candidate[2]["score"])
+
+
+def export_best(trials: Sequence[Trial], base: TrialConfig, dataset: PreparedDataset, result: Path) -> dict[str, Any]:
+    """Write `best/` below a result folder, replacing an earlier one; returns what `metrics.json` holds.
+
+    The test part of the dataset is opened here, once, for the chosen generator alone.
+    """
+    trial, checkpoint, validation = best_checkpoint(trials)
+    config = with_values(base, trial.config)
+    generator = Generator(config.model, dataset.samples)
+    with checkpoint.as_directory() as folder:
+        generator.load_state_dict(load_checkpoint(Path(folder))["averaged"])
+    metrics = _metrics(trial, validation, _test_scores(config, dataset, generator))
+    with written_whole(result / BEST) as aside:
+        aside.mkdir()
+        _write(aside, config, dataset, generator, metrics, result.name)
+        _remove_earlier(result / BEST)
+    return metrics
+
+
+def _test_scores(config: TrialConfig, dataset: PreparedDataset, generator: Generator) -> dict[str, Any]:
+    judge = Judge(config, dataset, dataset.part("train"), dataset.part("test"))
+    return {**judge.score(generator), **describe(judge.fidelity)}
+
+
+def _metrics(trial: Trial, validation: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in validation.items() if "/" in name or name in ("score", "epoch", "samples")}
+    kept = {name: value for name, value in kept.items() if not name.startswith("config/")}
+    return {"trial_id": trial.trial_id, "parameters": trial.config, "validation": kept, "test": test}
+
+
+def _write(
+    folder: Path,
+    config: TrialConfig,
+    dataset: PreparedDataset,
+    generator: Generator,
+    metrics: dict[str, Any],
+    name: str,
+) -> None:
+    weights = {key: value.contiguous() for key, value in generator.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    shape = {"samples": dataset.samples, "fs_hz": dataset.fs_hz, "labels": dataset.labels}
+    write_json(folder / CONFIG, {"format": FORMAT, **shape, **asdict(config)})
+    write_json(folder / METRICS, metrics)
+    np.save(folder / SCALES, _scales(dataset))
+    write_text(folder / CARD, _card(name, dataset, metrics))
+
+
+def _scales(dataset: PreparedDataset) -> np.ndarray:
+    """Standard deviations of the training windows in cm/s² (N, 3): what normalising took away."""
+    rows = pd.read_parquet(dataset.folder / "train.parquet", columns=["std_e", "std_n", "std_z"])
+    return rows.to_numpy(np.float32)
+
+
+def _card(name: str, dataset: PreparedDataset, metrics: dict[str, Any]) -> str:
+    validation, test = metrics["validation"]["score"], metrics["test"]["score"]
+    trust = "" if metrics["test"]["resolvable"] else (
+        "\nToo few windows or events to resolve the score: differences of this size may be chance.\n"
+    )
+    parameters = "\n".join(f"| `{key}` | {value:.4g} |" for key, value in sorted(metrics["parameters"].items()))
+    return f"""# Generator of search `{name}`, trial {metrics["trial_id"]}
+
+Three-component accelerograms (E, N, Z), {dataset.samples} samples at {dataset.fs_hz:g} Hz, each normalised to mean 0
+and standard deviation 1; `scales.npy` holds the standard deviations of the training records in cm/s².
+
+| score (1 = as close as real data to themselves) | value |
+|---|---|
+| validation | {validation:.2f} |
+| test | {test:.2f} |
+{trust}
+| parameter | value |
+|---|---|
+{parameters}
+
+Generate: `python search/generate.py results/{name} --count 16 --out waveforms.npy`
+"""
+
+
+def _remove_earlier(folder: Path) -> None:
+    if folder.is_dir():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+
+
+def load_best(result: Path) -> tuple[Generator, dict[str, Any]]:
+    """The exported generator of a result folder in evaluation mode, and its `config.json`.
+
+    Raises:
+        ValueError: if the folder has no complete export.
+    """
+    folder = result / BEST
+    for name in (CONFIG, WEIGHTS, SCALES):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} does not exist; expected the folder of a finished search, results/NAME")
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config["format"] != FORMAT:
+        raise ValueError(f"{folder / CONFIG} has format {config['format']}; this version reads {FORMAT}")
+    generator = Generator(from_dict(ModelConfig, config["model"]), config["samples"])
+    generator.load_state_dict(load_file(folder / WEIGHTS))
+    return generator.eval(), config
+
+
+def load_scales(result: Path) -> torch.Tensor:
+    """Standard deviations in cm/s² to scale waveforms with, (N, 3)."""
+    return torch.from_numpy(np.load(result / BEST / SCALES, allow_pickle=False))

@@ -1,0 +1,92 @@
+"""Generate waveforms with the best generator of a search.
+
+python search/generate.py results/demo-1 --count 16 --out x.npy
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.command import run_command
+from data_prep.files import written_whole
+from search.export import load_best, load_scales
+from trainables.batches import LABELS
+from trainables.metrics import z_score
+
+BATCH = 64
+UNITS = ("normalised", "cm/s2")
+
+
+@torch.no_grad()
+def generated(result: Path, count: int, label: str, units: str, seed: int) -> Iterator[Tensor]:
+    """Waveforms (B, 3, T) a batch at a time: z-scored, or scaled as one training record's components were, in cm/s².
+
+    Raises:
+        ValueError: if the generator was not trained on that label.
+    """
+    generator, config = load_best(result)
+    if label not in config["labels"]:
+        raise ValueError(f"{result} was trained on {' and '.join(config['labels'])} alone; it cannot generate {label}")
+    scales = load_scales(result)
+    rng = torch.Generator().manual_seed(seed)
+    for start in range(0, count, BATCH):
+        size = min(BATCH, count - start)
+        latent = torch.randn(size, generator.latent_dim, generator=rng)
+        wave = z_score(generator(latent, torch.full((size, 1), LABELS[label])))
+        # The three scales belong together: their ratios are the record's H/V.
+        scale = scales[torch.randint(len(scales), (size,), generator=rng)][..., None]
+        yield wave * scale if units == "cm/s2" else wave
+
+
+def write_npy(batches: Iterator[Tensor], count: int, file: Path) -> None:
+    """Write float32 (count, 3, T) without ever holding it all."""
+    first = next(batches)
+    with written_whole(file) as aside:
+        out = np.lib.format.open_memmap(aside, "w+", np.float32, (count, *first.shape[1:]))
+        start = 0
+        for batch in (first, *batches):
+            out[start : start + len(batch)] = batch.numpy()
+            start += len(batch)
+        out.flush()
+
+
+WRITERS: dict[str, Callable[[Iterator[Tensor], int, Path], None]] = {".npy": write_npy}
+
+
+def write_waveforms(
+    result: Path, count: int, out: Path, label: str = "earthquake", units: str = "normalised", seed: int = 0
+) -> None:
+    """Generate `count` waveforms into a file whose ending names the format.
+
+    Raises:
+        ValueError: for a bad count, an unknown ending, or a folder without an export.
+    """
+    if count < 1:
+        raise ValueError(f"--count is {count}; expected at least 1")
+    if out.suffix not in WRITERS:
+        raise ValueError(f"--out {out} ends in '{out.suffix}'; expected one of {', '.join(WRITERS)}")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: folder {out.parent} does not exist; create it first")
+    WRITERS[out.suffix](generated(result, count, label, units, seed), count, out)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Generate waveforms with the best generator of a search.")
+    parser.add_argument("result", type=Path, help="folder of a finished search, such as results/demo-1")
+    parser.add_argument("--count", type=int, required=True, help="how many three-component waveforms")
+    parser.add_argument("--out", type=Path, required=True, help="file to write: .npy, float32 (count, 3, T)")
+    parser.add_argument("--label", choices=sorted(LABELS), default="earthquake")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--units", choices=UNITS, default=UNITS[0], help="cm/s2 scales as training records are")
+    args = parser.parse_args()
+    write_waveforms(args.result, args.count, args.out, args.label, args.units, args.seed)
+    print(f"{args.count} waveforms in {args.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

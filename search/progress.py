@@ -1,0 +1,129 @@
+"""The terminal while a search runs: one live table, or a line a trial where the output is not a terminal."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from search.trials import TrialRow, best_row, trial_rows, write_trials
+
+MAX_ROWS = 20
+REFRESH_S = 0.5
+STATE_STYLES = {"running": "cyan", "complete": "green", "stopped": "yellow", "failed": "red", "waiting": "dim"}
+
+
+class Progress(Callback):  # type: ignore[misc]
+    """Follows a search for Tune: shows its trials and keeps `trials.csv` up to date."""
+
+    def __init__(self, console: Console, file: Path, num_samples: int, max_epochs: int):
+        self._console, self._file = console, file
+        self._num_samples, self._max_epochs = num_samples, max_epochs
+        self._ended: set[str] = set()
+        self._drawn_s = -math.inf
+        self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tune calls this after each of its events."""
+        now = time.monotonic()
+        if now - self._drawn_s < REFRESH_S:
+            return
+        self._drawn_s = now
+        self.show(trials)
+
+    def show(self, trials: Sequence[Trial]) -> None:
+        """Draw the trials as they are now, and write the ledger if one more has ended."""
+        rows = trial_rows(trials, self._max_epochs)
+        if self._live:
+            self._live.update(self._table(rows))
+        news = [row for row in rows if row.ended and row.trial_id not in self._ended]
+        if news:
+            self._ended |= {row.trial_id for row in news}
+            write_trials(rows, self._file)
+            self._announce(news, rows)
+
+    def _announce(self, news: list[TrialRow], rows: list[TrialRow]) -> None:
+        if self._live:
+            return
+        best = best_row(rows)
+        for row in news:
+            self._console.print(
+                f"{len(self._ended):3d}/{self._num_samples} trial {row.trial_id} {row.state} at epoch {row.epochs}, "
+                f"score {row.score:.2f}{f' ({row.stop_reason})' if row.stop_reason else ''}; "
+                f"best so far {best.score if best else math.nan:.2f}; {_clock(self._seconds_left(rows))} left",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _table(self, rows: list[TrialRow]) -> Table:
+        best = best_row(rows)
+        table = Table(title=self._title(rows, best), title_justify="left", caption_justify="left")
+        for name in ("trial", "state", "epoch", "score", "time left"):
+            table.add_column(name, justify="left" if name in ("trial", "state") else "right")
+        shown = _most_telling(rows)
+        for row in shown:
+            table.add_row(*self._cells(row, row is best), style="bold" if row is best else None)
+        hidden = len(rows) - len(shown)
+        table.caption = f"{hidden} more in trials.csv" if hidden else "Ctrl-C stops; the search can be resumed"
+        return table
+
+    def _title(self, rows: list[TrialRow], best: TrialRow | None) -> str:
+        ended = sum(row.ended for row in rows)
+        found = f"best so far {best.score:.2f} (trial {best.trial_id})" if best else "no score yet"
+        return f"{ended} of {self._num_samples} trials ended · {found} · {_clock(self._seconds_left(rows))} left"
+
+    def _cells(self, row: TrialRow, is_best: bool) -> list[str]:
+        reason = f" ({row.stop_reason.partition(':')[0]})" if row.stop_reason else ""
+        left = (self._max_epochs - row.epochs) * row.epoch_seconds
+        return [
+            row.trial_id,
+            f"[{STATE_STYLES[row.state]}]{row.state}{reason}[/]",
+            f"{row.epochs}/{self._max_epochs}",
+            ("★ " if is_best else "") + (f"{row.score:.2f}" if math.isfinite(row.score) else "–"),
+            "" if row.ended else (f"≤ {_clock(left)}" if row.epochs else "–"),
+        ]
+
+    def _seconds_left(self, rows: list[TrialRow]) -> float:
+        """What remains of the running trials and of those to come, as long as the ended ones took on average."""
+        ended = [row.seconds for row in rows if row.ended]
+        running = [row for row in rows if row.state == "running" and row.epochs]
+        if not ended and not running:
+            return math.nan
+        full = [row.epoch_seconds * self._max_epochs for row in running]
+        average = sum(ended) / len(ended) if ended else sum(full) / len(full)
+        rest = sum(max(0.0, average - row.seconds) for row in running)
+        to_come = self._num_samples - len(ended) - len(running)
+        return (rest + average * to_come) / max(1, len(running))
+
+
+def _most_telling(rows: list[TrialRow]) -> list[TrialRow]:
+    """The rows to show: all of few trials; of many those that run and the best of the others."""
+    if len(rows) <= MAX_ROWS:
+        return rows
+    by_rank = sorted(rows, key=lambda row: (row.state != "running", row.score if row.score == row.score else math.inf))
+    chosen = {row.trial_id for row in by_rank[:MAX_ROWS]}
+    return [row for row in rows if row.trial_id in chosen]
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    if not math.isfinite(seconds):
+        return "time unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

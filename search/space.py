@@ -1,0 +1,77 @@
+"""The space that a search draws parameters from: a domain for each dotted key of the trial's configuration."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; integers where both bounds are; `log` draws their logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"range from {self.low} to {self.high}; expected a low end below a high end")
+        if self.log and self.low <= 0:
+            raise ValueError(f"logarithmic range from {self.low}; expected a positive low end")
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Values to check a configuration with."""
+        return self.low, self.high
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}{', logarithmic' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of a few values, without an order."""
+
+    choices: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.choices:
+            raise ValueError("choices are empty; expected at least one value")
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Values to check a configuration with."""
+        return self.choices
+
+    def __str__(self) -> str:
+        return " or ".join(str(choice) for choice in self.choices)
+
+
+Domain = Range | Choices
+Space = Mapping[str, Domain]
+
+
+def domain_from_json(key: str, content: Any) -> Domain:
+    """Read `{"low": …, "high": …, "log": …}` or `{"choices": […]}`.
+
+    Raises:
+        ValueError: for anything else, naming the key.
+    """
+    try:
+        if "choices" in content:
+            return Choices(tuple(content["choices"]))
+        return Range(**content)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'space of {key} is {content}: {error}; expected {{"low": …, "high": …}} or {{"choices": […]}}'
+        ) from error
+
+
+def re_ranged(key: str, values: list[Any], before: Domain | None) -> Domain:
+    """A domain from the list given to `--set`: new ends for what was a range, else the choices themselves."""
+    if isinstance(before, Range):
+        if len(values) != 2:
+            raise ValueError(f"{key} is a range; expected its two ends, [low, high], but found {values}")
+        return Range(values[0], values[1], before.log)
+    return Choices(tuple(values))

@@ -1,0 +1,86 @@
+"""Weights & Biases, from the driver: one run a trial, grouped by search.
+
+A trial that is killed would lose an offline file of its own, so only the driver, which outlives its trials, writes.
+"""
+
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+import wandb
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from search.config import WandbConfig
+
+HOST = "api.wandb.ai"
+# What Tune adds to a result about itself, of no use in a plot.
+OWN_METRICS = ("score", "epoch", "samples", "generator_steps", "critic_steps", "seconds")
+OWN_GROUPS = ("fidelity/", "gate/", "drift/", "loss/")
+
+
+def resolved_mode(mode: str) -> str:
+    """`auto` becomes `online` where an account is known to this machine, else `offline`."""
+    return mode if mode != "auto" else ("online" if _has_account() else "offline")
+
+
+def _has_account() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(os.environ.get("WANDB_HOST", HOST)) is not None
+    except FileNotFoundError:
+        return False
+
+
+class Tracking(Callback):  # type: ignore[misc]
+    """Follows a search for Tune and logs each trial as a run of its own."""
+
+    def __init__(self, config: WandbConfig, folder: Path, constants: dict[str, Any]):
+        self._config, self._folder, self._constants = config, folder, constants
+        self._runs: dict[str, Any] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Open the trial's run; one of a restored trial goes on."""
+        if trial.trial_id in self._runs:
+            return
+        self._runs[trial.trial_id] = wandb.init(
+            project=self._config.project,
+            group=self._folder.name,
+            name=f"{self._folder.name}-{trial.trial_id}",
+            id=f"{self._folder.name}-{trial.trial_id}",
+            config={**self._constants, **trial.config},
+            dir=self._folder,
+            mode=resolved_mode(self._config.mode),
+            resume="allow",
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
+        )
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Log one report, an epoch a step."""
+        metrics = {name: value for name, value in result.items() if name in OWN_METRICS or name.startswith(OWN_GROUPS)}
+        self._runs[trial.trial_id].log(metrics, step=result["epoch"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Close the run of a trial that ended, with the reason."""
+        self._finish(trial, (trial.last_result or {}).get("stop_reason", ""), exit_code=0)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Close the run of a trial that failed."""
+        self._finish(trial, "error", exit_code=1)
+
+    def close(self) -> None:
+        """Close what an interrupted search has left open."""
+        for run in self._runs.values():
+            run.finish()
+        self._runs.clear()
+
+    def _finish(self, trial: Trial, reason: str, exit_code: int) -> None:
+        run = self._runs.pop(trial.trial_id, None)
+        if run is not None:
+            run.summary["stop_reason"] = reason
+            run.finish(exit_code=exit_code)

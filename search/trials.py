@@ -1,0 +1,79 @@
+"""What is known of each trial, read off Tune's own records: one row a trial, for the screen and for `trials.csv`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ray.tune.experiment import Trial
+
+from data_prep.files import written_whole
+
+COLUMNS = ("trial_id", "state", "stop_reason", "epochs", "samples", "score", "seconds")
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial: `score` is its best so far (NaN before the first), `epoch_seconds` what its last epoch took."""
+
+    trial_id: str
+    state: str
+    stop_reason: str
+    epochs: int
+    samples: int
+    score: float
+    seconds: float
+    epoch_seconds: float
+    parameters: dict[str, Any]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to come of this trial."""
+        return self.state in ("complete", "stopped", "failed")
+
+
+def trial_rows(trials: Sequence[Trial], max_epochs: int) -> list[TrialRow]:
+    """A row for each of Tune's trials, in the order of their creation."""
+    return [_row(trial, max_epochs) for trial in trials]
+
+
+def _row(trial: Trial, max_epochs: int) -> TrialRow:
+    last = trial.last_result or {}
+    state, reason = _state(trial.status, last, max_epochs)
+    return TrialRow(
+        trial_id=trial.trial_id,
+        state=state,
+        stop_reason=reason,
+        epochs=last.get("epoch", 0),
+        samples=last.get("samples", 0),
+        score=trial.metric_analysis.get("score", {}).get("min", math.nan),
+        seconds=round(last.get("time_total_s", 0.0), 1),
+        epoch_seconds=last.get("seconds", 0.0),
+        parameters=dict(trial.config),
+    )
+
+
+def _state(status: str, last: dict[str, Any], max_epochs: int) -> tuple[str, str]:
+    """State and stop reason from Tune's status and the last result."""
+    if status == Trial.ERROR:
+        return "failed", "error"
+    if status != Trial.TERMINATED:
+        return ("running" if status == Trial.RUNNING else "waiting"), ""
+    if last.get("stop_reason"):
+        return "stopped", last["stop_reason"]
+    return ("complete", "") if last.get("epoch", 0) >= max_epochs else ("stopped", "scheduler: others did better")
+
+
+def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:
+    """The row with the lowest score, if any has one."""
+    scored = [row for row in rows if math.isfinite(row.score)]
+    return min(scored, key=lambda row: row.score, default=None)
+
+
+def write_trials(rows: Sequence[TrialRow], file: Path) -> None:
+    """Write `trials.csv`: the columns above, then one for each parameter."""
+    table = pd.DataFrame([{name: getattr(row, name) for name in COLUMNS} | row.parameters for row in rows])
+    with written_whole(file) as aside:
+        table.to_csv(aside, index=False)
