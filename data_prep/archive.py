@@ -49,7 +49,7 @@ def find_archives(sources: Sequence[Path | str]) -> list[Path]:
     Raises:
         ValueError: nothing found, or a file that is no readable ASDF archive.
     """
-    paths = sorted({path for source in sources for path in _expand(str(source))})
+    paths = sorted({path.resolve() for source in sources for path in _expand(str(source))})
     for path in paths:
         _check_archive(path)
     return paths
@@ -67,7 +67,7 @@ def index_archives(paths: Sequence[Path]) -> pd.DataFrame:
     same = ["source_file", *IDENTITY, "data_type"]
     # A second E of the same sensor and event opens another record (the pieces of a continuous recording).
     table["piece"] = table.groupby([*same, "axis"]).cumcount()
-    index = table.pivot(index=[*same, "piece"], columns="axis", values="path").reset_index()
+    index = table.pivot_table("path", [*same, "piece"], "axis", aggfunc="first").reset_index()
     return index.reindex(columns=[*IDENTITY, "data_type", "source_file", *COMPONENTS])
 
 
@@ -133,7 +133,11 @@ def _channels(path: Path) -> Iterator[tuple[str, ...]]:
 def _channel(path: Path, station: str, name: str, beside_z: bool) -> tuple[str, ...]:
     match = _KEY.fullmatch(name)
     axes = _AXES_BESIDE_Z if beside_z else _AXES
-    where = (str(path), axes.get(match["channel"][-1].upper(), "other") if match else "other", f"Waveforms/{station}/{name}")
+    where = (
+        str(path),
+        axes.get(match["channel"][-1].upper(), "other") if match else "other",
+        f"Waveforms/{station}/{name}",
+    )
     if match is None:
         network, _, code = station.partition(".")
         return ("", network, code, "", name, "", "", *where)

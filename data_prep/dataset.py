@@ -29,7 +29,7 @@ _CHUNK = 256
 class Part:
     """Windows of one part, (N, C, T) float32 mapped from disk, and their table, row by row."""
 
-    waves_NCT: np.ndarray
+    waves: np.ndarray
     rows: pd.DataFrame
 
 
@@ -68,9 +68,11 @@ def open_dataset(path: Path, verify: bool = True) -> Dataset:
     manifest = read_manifest(path)
     for name, digest in manifest["files"].items():
         if not (path / name).is_file():
-            raise ValueError(f"dataset {path}: {name} is missing; prepare it again with data_prep/prepare.py")
+            raise ValueError(f"dataset {path}: {name} is missing; remove the folder and prepare it again")
         if verify and sha256(path / name) != digest:
-            raise ValueError(f"dataset {path}: {name} differs from its checksum; prepare it again")
+            raise ValueError(
+                f"dataset {path}: {name} differs from its checksum; remove the folder and prepare it again"
+            )
     parts = {name: _open_part(path, name) for name in PARTS}
     return Dataset(path=path, manifest=manifest, **parts)
 
@@ -141,17 +143,22 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     absent = [parent for parent in path.absolute().parents if not parent.exists()]
     try:
+        _make(path.absolute().parent, path)
         with written_whole(path.absolute()) as aside:
-            try:
-                aside.mkdir(parents=True)
-            except OSError as error:
-                raise ValueError(f"--out {path}: cannot be created ({error.strerror}); choose another") from None
+            _make(aside, path)
             yield aside
     except BaseException:
         for parent in absent:
             with suppress(OSError):  # never created, or no longer empty: not ours to remove
                 parent.rmdir()
         raise
+
+
+def _make(folder: Path, wanted: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{wanted}: cannot be created ({error.strerror}); choose another folder") from None
 
 
 def _open_part(path: Path, name: str) -> Part:

@@ -10,12 +10,11 @@ import argparse
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,59 +22,20 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import track
-from scipy.signal import detrend
 
-from data_prep import process
-from data_prep.archive import COMPONENTS, Traces, find_archives, index_archives, read_rate, read_traces
+from data_prep.archive import COMPONENTS, find_archives, index_archives, read_rate
 from data_prep.command import run_command
-from data_prep.dataset import FORMAT, new_folder, read_manifest, write_dataset
+from data_prep.dataset import PARTS, new_folder, open_dataset, write_dataset
 from data_prep.files import sha256
 from data_prep.flatfile import MagnitudeRule, read_flatfile, with_magnitude
-from data_prep.process import Unusable, Window, WindowRule
+from data_prep.process import UnusableError, WindowRule
+from data_prep.record import Job, Prepared, PrepareSettings, common_pass_hz, prepare_window
 from data_prep.selection import keep_best_processing, match_records, select
 from data_prep.split import split
 
-_ROW = ("event_id", "network", "station", "location", "band", "processing", "magnitude", "magnitude_type")
-_ROW += ("depth_km", "distance_km", "event_latitude", "event_longitude", "source_fs_hz", "source_file", "source_key")
-_REJECTED = ("record", "event_id", "network", "station", "kind", "reason", "source_file", "source_key")
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What decides a dataset besides its inputs; checked when built (`ValueError`)."""
-
-    country: str = "IT"
-    min_magnitude: float = 4.0
-    max_depth_km: float = 50.0
-    magnitude: MagnitudeRule = "Mw-or-Ml"
-    window: WindowRule = "onset"
-    fs_hz: float = 200.0
-    window_s: float = 40.0
-    min_snr: float = 3.0
-    min_energy_kept: float = 0.9
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not isfinite(value):
-                raise ValueError(f"{field.name} {value}: a finite number expected")
-        for name, rule in (("magnitude", MagnitudeRule), ("window", WindowRule)):
-            if getattr(self, name) not in get_args(rule):
-                raise ValueError(f"{name} {getattr(self, name)!r}: expected {' or '.join(get_args(rule))}")
-        if self.country != "any" and not (len(self.country) == 2 and self.country.isupper()):
-            raise ValueError(f"country {self.country!r}: expected two capital letters such as IT, or any")
-        exact = self.fs_hz * self.window_s
-        if self.fs_hz <= 0 or abs(exact - round(exact)) > 1e-6 or exact < process.SHORTEST_S * self.fs_hz:
-            raise ValueError(
-                f"fs_hz {self.fs_hz:g} and window_s {self.window_s:g}: expected a whole number of samples and a "
-                f"window of {process.SHORTEST_S:g} s or more"
-            )
-
-    @property
-    def samples(self) -> int:
-        """Samples of a window."""
-        return round(self.fs_hz * self.window_s)
+_SENSOR = ["record", "event_id", "network", "station", "location", "band", "processing"]
+_SOURCE = ["source_file", "source_key"]
+_ROW = [*_SENSOR, "magnitude", "magnitude_type", "depth_km", "distance_km", "event_latitude", "event_longitude"]
 
 
 @dataclass(frozen=True)
@@ -86,23 +46,18 @@ class PreparedSummary:
     manifest: dict[str, Any]
     made: bool
 
-
-@dataclass(frozen=True)
-class Job:
-    """One record to read, and what to make of it; `pass_hz` is the common low-pass, if any."""
-
-    path: Path
-    keys: tuple[str, ...]
-    settings: PrepareSettings
-    pass_hz: float | None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A window (C, T) float32 and its own columns of the table."""
-
-    wave_CT: np.ndarray
-    row: dict[str, float | int]
+    def __str__(self) -> str:
+        counts = self.manifest["counts"]
+        parts = ", ".join(f"{name} {counts[name]} ({counts[name] / counts['windows']:.0%})" for name in PARTS)
+        lines = [
+            f"{counts['records']} records: {counts['windows']} windows of {self.manifest['samples']} samples at "
+            f"{self.manifest['fs_hz']:g} Hz, {sum(counts['rejected'].values())} rejected",
+            *(f"  {count:5d}  {kind}" for kind, count in sorted(counts["rejected"].items(), key=lambda x: -x[1])),
+            f"parts: {parts}",
+            f"dataset: {self.path}" + ("" if self.made else " (was there already, unchanged)"),
+            f"next: python search/run.py --data {self.path}",
+        ]
+        return "\n".join(lines)
 
 
 def prepare(
@@ -115,7 +70,8 @@ def prepare(
 ) -> PreparedSummary:
     """Prepare the dataset `out`; what is there already from the same inputs and settings is left as it is.
 
-    The arrays do not depend on the number of workers (processes).
+    `archives` are ASDF files, folders of them or glob patterns. The arrays do not depend on the number of workers
+    (processes).
 
     Raises:
         ValueError: bad input, nothing left to prepare, too few groups to split, or another folder at `out`.
@@ -128,65 +84,40 @@ def prepare(
     manifest = _existing(out, settings, inputs)
     if manifest is not None:
         return PreparedSummary(out, manifest, made=False)
-    _open(table, "selected; widen the selection (country, magnitude, depth)")
-    split(table[table["kind"] == ""], settings.seed)  # too few groups are told before the long work
+    split(_accepted(table, "selected"), settings.seed)  # too few groups: said before the long work
     with new_folder(out) as folder:
-        manifest = _write(folder, table, inputs, settings, workers, progress)
+        manifest = _prepare(table, folder, settings, inputs, workers, progress)
     return PreparedSummary(out, manifest, made=True)
 
 
-def prepare_window(job: Job) -> Prepared | Unusable:
-    """Read one record and make its window, or say why there is none."""
-    try:
-        traces = read_traces(job.path, job.keys)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:  # whatever h5py makes of damaged bytes
-        return Unusable("unreadable", f"damaged in the archive: {' '.join(str(error).split())}")
-    try:
-        return _window(traces, job.settings, job.pass_hz)
-    except Unusable as unusable:
-        return unusable
+def main() -> None:
+    """Command line."""
+    options = vars(_parser().parse_args())
+    archives, flatfile, out, workers = (options.pop(name) for name in ("archives", "flatfile", "out", "workers"))
+    print(prepare(archives, flatfile, out, PrepareSettings(**options), workers))
 
 
-def common_pass_hz(rates_hz: Iterable[float], fs_hz: float) -> float | None:
-    """Corner of the low-pass that leaves no record more than all can carry; None where no filter is needed.
-
-    With one rate every record carries the same; nor is there anything to take from above the new rate's own limit.
-    """
-    known = {rate for rate in rates_hz if rate > 0}
-    lowest_hz = process.USABLE_SHARE * min(known, default=fs_hz) / 2
-    return lowest_hz if len(known) > 1 and lowest_hz < process.USABLE_SHARE * fs_hz / 2 else None
-
-
-def _window(traces: Traces, settings: PrepareSettings, pass_hz: float | None) -> Prepared:
-    wave_CT = process.stack(traces.samples, traces.fs_hz, traces.start_ns)
-    source_hz = traces.fs_hz[0]
-    process.check(wave_CT, source_hz)
-    wave_CT = process.resample(detrend(wave_CT), source_hz, settings.fs_hz)
-    if pass_hz is not None:
-        wave_CT = process.low_pass(wave_CT, settings.fs_hz, pass_hz)
-    window = process.cut(wave_CT, settings.fs_hz, settings.samples, settings.window)
-    if not window.snr >= settings.min_snr:
-        raise Unusable("noisy", f"signal-to-noise ratio {window.snr:.2g}, at least {settings.min_snr:g} needed")
-    if window.energy_kept < settings.min_energy_kept:
-        share = f"{window.energy_kept:.0%} of the energy is inside the window"
-        raise Unusable("energy outside", f"{share}, at least {settings.min_energy_kept:.0%} needed")
-    return Prepared(window.wave_CT, _row(window, traces, settings.fs_hz, pass_hz))
-
-
-def _row(window: Window, traces: Traces, fs_hz: float, pass_hz: float | None) -> dict[str, float | int]:
-    source_hz = traces.fs_hz[0]
-    highest = [process.USABLE_SHARE * min(source_hz, fs_hz) / 2, traces.high_cut_hz, pass_hz or np.nan]
-    return {
-        "source_fs_hz": source_hz,
-        **{f"mean_{c.lower()}_cm_s2": value for c, value in zip(COMPONENTS, window.mean_C.tolist(), strict=True)},
-        **{f"std_{c.lower()}_cm_s2": value for c, value in zip(COMPONENTS, window.std_C.tolist(), strict=True)},
-        "onset_s": window.onset_s,
-        "usable_low_hz": float(np.nan_to_num(traces.low_cut_hz)),
-        "usable_high_hz": float(np.nanmin(highest)),
-        "snr": window.snr,
-        "n_valid": window.n_valid,
-        "energy_kept": window.energy_kept,
-    }
+def _parser() -> argparse.ArgumentParser:
+    default = PrepareSettings()
+    parser = argparse.ArgumentParser(
+        description="Turn strong-motion archives and their flatfile into a dataset of equal, normalised windows.",
+        epilog="Example: python data_prep/prepare.py data/itaca --flatfile data/flatfile.csv --out data/prepared",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("archives", nargs="+", metavar="ARCHIVE", help="ASDF (HDF5) file, folder of them, or glob pattern")
+    add("--flatfile", type=Path, required=True, metavar="FILE", help="table of the records, as ITACA or ESM give it")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to make; the dataset")
+    add("--country", default=default.country, help="two letters, or any; by nation column, else (IT) by epicentre")
+    add("--min-magnitude", type=float, default=default.min_magnitude, help="keep larger; at 0 a blank one passes")
+    add("--max-depth-km", type=float, default=default.max_depth_km, help="keep shallower; at 800 a blank one passes")
+    add("--magnitude", choices=get_args(MagnitudeRule), default=default.magnitude, help="may Ml fill a blank Mw?")
+    add("--window", choices=get_args(WindowRule), default=default.window, help="cut from P, or short records whole")
+    add("--fs-hz", type=float, default=default.fs_hz, help="sampling rate of the windows, Hz")
+    add("--window-s", type=float, default=default.window_s, help="length of the windows, seconds")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; the result is the same")
+    add("--seed", type=int, default=default.seed, help="of the split into train, val and test")
+    return parser
 
 
 def _candidates(paths: Sequence[Path], flatfile: Path, settings: PrepareSettings) -> pd.DataFrame:
@@ -194,39 +125,99 @@ def _candidates(paths: Sequence[Path], flatfile: Path, settings: PrepareSettings
     table = match_records(index_archives(paths), with_magnitude(read_flatfile(flatfile), settings.magnitude))
     keep_best_processing(table)
     select(table, settings.country, settings.min_magnitude, settings.max_depth_km)
-    return table.rename(columns={"E": "source_key"})
+    return table
 
 
-def _open(table: pd.DataFrame, task: str) -> pd.DataFrame:
+def _accepted(table: pd.DataFrame, done: str) -> pd.DataFrame:
     """Rows without a reason against them; `ValueError` with the commonest reasons where there are none."""
     left = table[table["kind"] == ""]
     if left.empty:
         reasons = ", ".join(f"{kind} {count}" for kind, count in table["kind"].value_counts().head(4).items())
-        raise ValueError(f"none of {len(table)} records could be {task} (left out: {reasons})")
+        raise ValueError(f"none of {len(table)} records could be {done} ({reasons}); widen the selection")
     return left
 
 
-def _write(
-    folder: Path,
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _existing(out: Path, settings: PrepareSettings, inputs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Manifest of the dataset at `out` if it is the one asked for, None if there is nothing yet."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / "manifest.json").is_file():
+        raise ValueError(f"--out {out}: exists and is no prepared dataset; choose another folder")
+    manifest = dict(open_dataset(out).manifest)
+    if (manifest["settings"], manifest["inputs"]) != (asdict(settings), inputs):
+        raise ValueError(
+            f"--out {out}: holds a dataset of other inputs or settings; remove it or choose another folder"
+        )
+    return manifest
+
+
+def _prepare(
     table: pd.DataFrame,
-    inputs: list[dict[str, Any]],
+    folder: Path,
     settings: PrepareSettings,
+    inputs: list[dict[str, Any]],
     workers: int,
     progress: bool,
 ) -> dict[str, Any]:
-    chosen = _open(table, "selected")
-    rates = [read_rate(Path(row.source_file), row.source_key) for row in chosen.itertuples()]
-    pass_hz = common_pass_hz(rates, settings.fs_hz)
-    jobs = [
-        Job(Path(row.source_file), (row.source_key, row.N, row.Z), settings, pass_hz) for row in chosen.itertuples()
-    ]
-    scratch, rows = folder / "scratch", []
-    with scratch.open("wb") as waves, _results(jobs, workers) as results:
-        for index, result in zip(
-            chosen.index, track(results, "preparing", len(jobs), disable=not progress), strict=True
-        ):
-            if isinstance(result, Unusable):
-                table.loc[index, ["kind", "reason"]] = [result.kind, result.reason]
+    """Make the windows of the accepted rows of `table` and write the dataset into `folder`."""
+    chosen = _accepted(table, "selected")
+    sources = list(chosen[["source_file", *COMPONENTS]].itertuples(index=False, name=None))
+    pass_hz = common_pass_hz((read_rate(Path(file), key) for file, key, *_ in sources), settings.fs_hz)
+    jobs = [Job(Path(file), (east, north, up), settings, pass_hz) for file, east, north, up in sources]
+    scratch = folder / "scratch"  # windows in the table's order: their parts are known only at the end
+    with _results(jobs, workers) as results:
+        shown = track(results, "preparing", len(jobs), console=Console(stderr=True), disable=not progress)
+        made = _collect(shown, chosen.index, table, scratch)
+    rows = _accepted(table, "prepared")
+    waves_NCT = np.memmap(scratch, np.float32, "r", shape=(len(rows), len(COMPONENTS), settings.samples))
+    scratch.unlink()  # mapped as long as needed, but no file of the dataset
+    part = split(rows, settings.seed)
+    rows = _with_source(rows)[[*_ROW, *_SOURCE]].assign(label="earthquake").join(made)
+    rejected = _with_source(table[table["kind"] != ""])[[*_SENSOR, "kind", "reason", *_SOURCE]]
+    head = {"settings": asdict(settings), "inputs": inputs, "fs_hz": settings.fs_hz, "low_pass_hz": pass_hz}
+    return write_dataset(folder, waves_NCT, rows, part, rejected, head)
+
+
+@contextmanager
+def _results(jobs: Sequence[Job], workers: int) -> Iterator[Iterable[Prepared | UnusableError]]:
+    """Results in the order of the jobs from `workers` processes; on an error or Ctrl-C the rest is dropped."""
+    if workers == 1:
+        yield map(prepare_window, jobs)
+        return
+    # Spawned, as a forked copy of a process with threads may hang. Ctrl-C is for the parent to answer.
+    spawn = multiprocessing.get_context("spawn")
+    ignore_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(workers, spawn, ignore_ctrl_c)
+    try:
+        yield pool.map(prepare_window, jobs, chunksize=8)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _collect(
+    results: Iterable[Prepared | UnusableError], index: pd.Index, table: pd.DataFrame, scratch: Path
+) -> pd.DataFrame:
+    """Write windows to `scratch` and reasons into `table`; returns the windows' own columns."""
+    made = {}
+    with scratch.open("wb") as file:
+        for label, result in zip(index, results, strict=True):
+            if isinstance(result, UnusableError):
+                table.loc[label, ["kind", "reason"]] = [result.kind, result.reason]
             else:
-                waves.write(result.wave_CT.tobytes())
-                rows.append(result.row)
+                file.write(result.wave.tobytes())
+                made[label] = result.row
+    return pd.DataFrame.from_dict(made, orient="index")
+
+
+def _with_source(table: pd.DataFrame) -> pd.DataFrame:
+    """Name the file without its folder, and the record by its first dataset."""
+    name = table["source_file"].map(lambda path: Path(path).name, na_action="ignore")
+    return table.assign(source_file=name, source_key=table["E"].fillna(table["N"]).fillna(table["Z"]))
+
+
+if __name__ == "__main__":
+    run_command(main)

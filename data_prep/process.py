@@ -15,10 +15,11 @@ WindowRule = Literal["onset", "whole"]
 
 SHORTEST_S = 10.0
 LEAD_S = 5.0  # kept before the onset, and at most an eighth of the window
+LEAST_LEAD_S = 1.0
 USABLE_SHARE = 0.8  # of the Nyquist frequency: above it anti-alias filters have bitten
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """A record that cannot become a window: `kind` in a word or two, and the reason."""
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -28,11 +29,11 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Window:
-    """A normalised window `wave_CT` (float32), the scale taken out (cm/s²), and what it was cut from."""
+    """A normalised window (C, T) in float32, the scale taken out (C) in cm/s², and what it was cut from."""
 
-    wave_CT: np.ndarray
-    mean_C: np.ndarray
-    std_C: np.ndarray
+    wave: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
     onset_s: float  # from the window's first sample
     snr: float
     n_valid: int  # samples before the padding
@@ -40,31 +41,31 @@ class Window:
 
 
 def stack(samples: Sequence[np.ndarray], fs_hz: Sequence[float], start_ns: Sequence[int]) -> np.ndarray:
-    """Stack three components of one record, (C, T); `Unusable` unless rate, start and length agree."""
+    """Stack three components of one record, (C, T); `UnusableError` unless rate, start and length agree."""
     if len(set(fs_hz)) > 1 or not fs_hz[0] > 0:
-        raise Unusable("sampling rate", f"components at {', '.join(f'{fs:g}' for fs in fs_hz)} Hz")
+        raise UnusableError("sampling rate", f"components at {', '.join(f'{fs:g}' for fs in fs_hz)} Hz")
     apart_s = (max(start_ns) - min(start_ns)) / 1e9
     if apart_s > 0.5 / fs_hz[0]:
-        raise Unusable("components differ", f"they start up to {apart_s:g} s apart")
+        raise UnusableError("components differ", f"they start up to {apart_s:g} s apart")
     lengths = [wave.size for wave in samples]
     if len(set(lengths)) > 1:
-        raise Unusable("components differ", f"they have {', '.join(map(str, lengths))} samples")
+        raise UnusableError("components differ", f"they have {', '.join(map(str, lengths))} samples")
     return np.stack(samples)
 
 
 def check(wave_CT: np.ndarray, fs_hz: float) -> None:
-    """Raise `Unusable` for a record that is too short or has a component that no ground motion draws."""
+    """Raise `UnusableError` for a record that is too short or has a component that no ground motion draws."""
     if wave_CT.shape[1] < SHORTEST_S * fs_hz:
-        raise Unusable("too short", f"{wave_CT.shape[1] / fs_hz:.1f} s, at least {SHORTEST_S:g} s needed")
+        raise UnusableError("too short", f"{wave_CT.shape[1] / fs_hz:.1f} s, at least {SHORTEST_S:g} s needed")
     for name, wave_T in zip("ENZ", wave_CT, strict=True):
         if not np.isfinite(wave_T).all():
-            raise Unusable("not finite", f"{name} holds NaN or infinity")
+            raise UnusableError("not finite", f"{name} holds NaN or infinity")
         if np.ptp(wave_T) == 0:
-            raise Unusable("constant", f"{name} never changes")
+            raise UnusableError("constant", f"{name} never changes")
         if (run := _clipped_samples(wave_T)) >= 5:
-            raise Unusable("clipped", f"{name} stays at its extreme for {run} samples")
+            raise UnusableError("clipped", f"{name} stays at its extreme for {run} samples")
         if (drawn_s := _straight_s(wave_T, fs_hz)) >= 1:
-            raise Unusable("straight line", f"{name} is drawn with straight lines for {drawn_s:.1f} s")
+            raise UnusableError("straight line", f"{name} is drawn with straight lines for {drawn_s:.1f} s")
     _check_glitch(signal.detrend(wave_CT), fs_hz)
 
 
@@ -72,13 +73,13 @@ def resample(wave_CT: np.ndarray, fs_hz: float, new_fs_hz: float) -> np.ndarray:
     """Change the rate by a rational factor, with the anti-alias filter of `scipy.signal.resample_poly`.
 
     Raises:
-        Unusable: the two rates have no ratio of small whole numbers.
+        UnusableError: the two rates have no ratio of small whole numbers.
     """
     if fs_hz == new_fs_hz:
         return wave_CT
     ratio = Fraction(new_fs_hz / fs_hz).limit_denominator(1000)
     if abs(float(ratio) * fs_hz / new_fs_hz - 1) > 1e-6:
-        raise Unusable("sampling rate", f"{fs_hz:g} Hz has no simple ratio to {new_fs_hz:g} Hz")
+        raise UnusableError("sampling rate", f"{fs_hz:g} Hz has no simple ratio to {new_fs_hz:g} Hz")
     return signal.resample_poly(wave_CT, ratio.numerator, ratio.denominator, axis=1, padtype="line")
 
 
@@ -95,16 +96,16 @@ def find_onset(wave_CT: np.ndarray, fs_hz: float) -> int:
 
     Before the strongest half second, the split of the three components' power (1 to 20 Hz) into a weak and a
     strong part of least AIC (Maeda 1985) is the onset of P, or of S: so the part before is split again, as long
-    as the power rises fourfold there and stays up. The power is floored at its lower quartile, and later splits
-    leave out the first 5 %, or a taper at the record's start would pass for an onset.
+    as the power rises fourfold there and stays up. Later splits leave out the record's first 5 %, or a taper there
+    would pass for an onset.
     """
     power = _power(wave_CT, fs_hz)
     second = round(fs_hz)
     smooth = ndimage.uniform_filter1d(power, second // 2)
-    start, onset, end = _first_live(smooth), 0, int(smooth.argmax()) + 1
-    after_taper = start + min(5 * second, round(0.05 * (power.size - start)))
+    start, onset, end = _live(wave_CT)[0], 0, int(smooth.argmax()) + 1
+    after_taper = start + _taper(power.size - start, second)
     while end - start > 2 * second:
-        floored = np.maximum(power[start:end], np.percentile(smooth[start:end], 25))
+        floored = np.maximum(power[start:end], np.percentile(smooth[start:end], 5))
         split = _least_aic(floored)
         before, after = floored[:split].mean(), floored[split : split + second].mean()
         if after < 4 * before or np.percentile(smooth[start + split : end], 10) < 2 * before:
@@ -123,10 +124,10 @@ def signal_to_noise(wave_CT: np.ndarray, fs_hz: float, onset: int) -> tuple[floa
     power = (wave_CT**2).sum(axis=0)
     second = round(fs_hz)
     smooth = ndimage.uniform_filter1d(power, second)
-    live = smooth > 1e-10 * smooth.max()
-    start = int(live.argmax())
-    start += min(5 * second, round(0.05 * (power.size - start)))
-    noise = power[start:onset].mean() if onset - start >= second else smooth[live].min()
+    start, end = _live(wave_CT)
+    taper = _taper(end - start, second)
+    before = power[start + taper : onset]
+    noise = before.mean() if before.size >= second else smooth[start + taper : end - taper].min()
     share = np.cumsum(power[onset:]) / power[onset:].sum()
     first, last = np.searchsorted(share, [0.05, 0.95])
     return float(np.sqrt(power[onset:][first : last + 1].mean() / noise)), float(noise)
@@ -135,33 +136,34 @@ def signal_to_noise(wave_CT: np.ndarray, fs_hz: float, onset: int) -> tuple[floa
 def cut(wave_CT: np.ndarray, fs_hz: float, samples: int, rule: WindowRule) -> Window:
     """Cut, pad and normalise one window of `samples` from a detrended record.
 
-    `onset`: from up to 5 s (an eighth of a shorter window) before the onset of P; `whole`: the record from its
-    start, refused where it is longer than the window. What ends before the window does is tapered (one second)
-    and padded with zeros. Each component is z-scored over all samples, padding included.
+    `onset`: from 5 s (at most an eighth of the window) before the onset of P, or from as little as 1 s before it where
+    the shaking would not fit otherwise; `whole`: the record from its start, refused where it is longer than the
+    window. What ends before the window does is tapered (one second) and padded with zeros. Each component is z-scored
+    over all samples, padding included.
 
     Raises:
-        Unusable: a longer record under `whole`, or a component without motion inside the window.
+        UnusableError: a longer record under `whole`, or a component without motion inside the window.
     """
-    onset = find_onset(wave_CT, fs_hz)
-    snr, noise = signal_to_noise(wave_CT, fs_hz, onset)
     length = wave_CT.shape[1]
     if rule == "whole" and length > samples:
-        raise Unusable("longer than the window", f"{length / fs_hz:.1f} s, the window {samples / fs_hz:g} s")
-    lead = round(min(LEAD_S, samples / fs_hz / 8) * fs_hz)
-    start = max(0, onset - lead) if rule == "onset" else 0
-    part_CT = wave_CT[:, start : start + samples]
+        raise UnusableError("longer than the window", f"{length / fs_hz:.1f} s, the window {samples / fs_hz:g} s")
+    onset = find_onset(wave_CT, fs_hz)
+    snr, noise = signal_to_noise(wave_CT, fs_hz, onset)
     # Noise lasts as long as the recorder runs: only what exceeds it counts as the earthquake's energy.
-    energy = (part_CT**2).sum() - noise * part_CT.shape[1]
-    total = (wave_CT**2).sum() - noise * length
-    wave, mean_C, std_C = normalise(pad(part_CT, samples, round(fs_hz)))
+    energy = np.cumsum(np.append(0, (wave_CT**2).sum(axis=0) - noise))
+    end = int(np.searchsorted(energy, 0.95 * energy[-1]))
+    start = _start(onset, end, samples, fs_hz) if rule == "onset" else 0
+    part_CT = wave_CT[:, start : start + samples]
+    kept = energy[start + part_CT.shape[1]] - energy[start]
+    wave, mean, std = normalise(pad(part_CT, samples, round(fs_hz)))
     return Window(
-        wave_CT=wave,
-        mean_C=mean_C,
-        std_C=std_C,
+        wave=wave,
+        mean=mean,
+        std=std,
         onset_s=(onset - start) / fs_hz,
         snr=snr,
         n_valid=part_CT.shape[1],
-        energy_kept=float(np.clip(energy / total, 0, 1)) if total > 0 else 0.0,
+        energy_kept=float(np.clip(kept / energy[-1], 0, 1)) if energy[-1] > 0 else 0.0,
     )
 
 
@@ -179,8 +181,14 @@ def normalise(wave_CT: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Z-score each component over all its samples: float32 waves, then the means and standard deviations."""
     mean_C, std_C = wave_CT.mean(axis=1), wave_CT.std(axis=1)
     if (std_C == 0).any():
-        raise Unusable("constant", f"{'ENZ'[int(std_C.argmin())]} does not move inside the window")
+        raise UnusableError("constant", f"{'ENZ'[int(std_C.argmin())]} does not move inside the window")
     return ((wave_CT - mean_C[:, None]) / std_C[:, None]).astype(np.float32), mean_C, std_C
+
+
+def _start(onset: int, end: int, samples: int, fs_hz: float) -> int:
+    """First sample of a window: the usual lead before the onset, less where the end of shaking asks for it."""
+    lead, least = round(min(LEAD_S, samples / fs_hz / 8) * fs_hz), round(LEAST_LEAD_S * fs_hz)
+    return max(0, min(max(onset - lead, end - samples), onset - least))
 
 
 def _clipped_samples(wave_T: np.ndarray) -> int:
@@ -195,7 +203,7 @@ def _straight_s(wave_T: np.ndarray, fs_hz: float) -> float:
     """
     bend = np.abs(np.diff(wave_T, 2)) / np.ptp(wave_T)
     tolerance, near = 5e-7, max(1, round(0.1 * fs_hz))
-    lines = [(a, b) for a, b in _runs(bend < tolerance) if b - a >= 0.3 * fs_hz and 0 < a and b < bend.size]
+    lines = [(a, b) for a, b in _runs(bend < tolerance) if b - a >= 0.3 * fs_hz and a > 0 and b < bend.size]
     corner = 20 * tolerance
     drawn = [b - a for a, b in lines if bend[max(0, a - near) : a].max() > corner < bend[b : b + near].max()]
     return sum(drawn) / fs_hz
@@ -209,7 +217,7 @@ def _check_glitch(wave_CT: np.ndarray, fs_hz: float) -> None:
         others = np.delete(around, component).max()
         if around[component] > 6 * others:
             ratio = f"{around[component] / others:.0f} times" if others > 0 else "alone against"
-            raise Unusable("glitch", f"{'ENZ'[component]} peaks at {ratio} the other two, {peak / fs_hz:.1f} s in")
+            raise UnusableError("glitch", f"{'ENZ'[component]} peaks at {ratio} the other two, {peak / fs_hz:.1f} s in")
 
 
 def _runs(mask: np.ndarray) -> np.ndarray:
@@ -220,12 +228,19 @@ def _runs(mask: np.ndarray) -> np.ndarray:
 
 def _power(wave_CT: np.ndarray, fs_hz: float) -> np.ndarray:
     band = signal.butter(2, [1, min(20, 0.4 * fs_hz)], "bandpass", fs=fs_hz, output="sos")
-    return np.asarray((signal.sosfilt(band, wave_CT, axis=1) ** 2).sum(axis=0))
+    return np.asarray((signal.sosfilt(band, wave_CT - wave_CT[:, :1], axis=1) ** 2).sum(axis=0))
 
 
-def _first_live(smooth: np.ndarray) -> int:
-    """First sample that is no padding: above 1e-5 of the largest amplitude."""
-    return int((smooth > 1e-10 * smooth.max()).argmax())
+def _live(wave_CT: np.ndarray) -> tuple[int, int]:
+    """First and last (exclusive) sample without the zeros, by now a line, that padding left at either end."""
+    step = np.abs(np.diff(wave_CT, axis=1)).max(axis=0)
+    moving = np.flatnonzero(step > 1e-5 * step.max())
+    return int(moving[0]), int(moving[-1]) + 2
+
+
+def _taper(live: int, second: int) -> int:
+    """Samples at either end of a live record that processing may have tapered: the customary 5 %, at most 5 s."""
+    return min(5 * second, round(0.05 * live))
 
 
 def _least_aic(power: np.ndarray) -> int:

@@ -85,9 +85,9 @@ def _inside(table: pd.DataFrame, country: str) -> pd.Series:
 
 
 def _names(table: pd.DataFrame) -> pd.Series:
-    place = [table[name].fillna("") for name in ("network", "station", "location", "band")]
-    name = place[0].str.cat(place[1:], sep=".") + "__" + table["event"].fillna("")
-    return name + ("_" + table["processing"].fillna("")).where(table["processing"].fillna("") != "", "")
+    part = {name: table[name].fillna("") for name in IDENTITY}
+    place = part["network"] + "." + part["station"] + "." + part["location"] + "." + part["band"]
+    return place + "__" + part["event"] + ("_" + part["processing"]).where(part["processing"] != "", "")
 
 
 def _reject(table: pd.DataFrame, which: pd.Series, kind: str, reason: "str | pd.Series") -> None:

@@ -52,7 +52,7 @@ def _counts(table: pd.DataFrame, group: pd.Series) -> pd.DataFrame:
     magnitude = np.digitize(table["magnitude"].fillna(np.inf), _MAGNITUDES)
     distance = np.digitize(table["distance_km"].fillna(np.inf), _DISTANCES_KM)
     bins = pd.DataFrame({"all": 0, "magnitude": magnitude, "distance": distance}, index=table.index)
-    tables = [pd.crosstab(group, bins[name]).add_prefix(name) for name in bins]
+    tables = [pd.crosstab(group, bins[name]).add_prefix(str(name)) for name in bins]
     return pd.concat(tables, axis=1).astype(float)
 
 

@@ -1,8 +1,6 @@
 """The best configuration of a search as a folder that needs nothing of the search: `best/`."""
 
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from ray.tune import Checkpoint
+from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 from safetensors.torch import load_file, save_file
 
 from data_prep.files import write_json, write_text, written_whole
+from search.trials import best_row, trial_rows
 from trainables.batches import PreparedDataset
 from trainables.checkpoint import load_checkpoint
 from trainables.config import ModelConfig, TrialConfig, from_dict, with_values
@@ -23,39 +22,50 @@ from trainables.generator import Generator
 from trainables.training import Judge
 
 BEST = "best"
-CONFIG, WEIGHTS, METRICS, SCALES, CARD = "config.json", "generator.safetensors", "metrics.json", "scales.npy", "README.md"
+CONFIG, WEIGHTS, METRICS, SCALES, CARD = (
+    "config.json",
+    "generator.safetensors",
+    "metrics.json",
+    "scales.npy",
+    "README.md",
+)
 # Format of the folder; a later one that differs gets the next number.
 FORMAT = 1
 
 
-def best_checkpoint(trials: Sequence[Trial]) -> tuple[Trial, Checkpoint, dict[str, Any]]:
-    """The trial and checkpoint with the lowest score of all epochs still kept.
+def best_state(analysis: ExperimentAnalysis) -> tuple[Trial, dict[str, Any]]:
+    """The trial with the lowest score, and the training's state at the epoch that reached it.
 
     Raises:
         ValueError: if no trial has reported a finite score.
     """
-    candidates = [
-        (trial, result.checkpoint, result.metrics)
-        for trial in trials
-        for result in trial.run_metadata.checkpoint_manager.best_checkpoint_results
-        if math.isfinite(result.metrics["score"])
-    ]
-    if not candidates:
+    best = best_row(trial_rows(analysis.trials))
+    if best is None:
         raise ValueError("no trial has finished an epoch with a finite score, so there is nothing to export")
-    return min(candidates, key=lambda candidate: candidate[2]["score"])
+    trial = next(trial for trial in analysis.trials if trial.trial_id == best.trial_id)
+    checkpoint = analysis.get_best_checkpoint(trial, metric="score", mode="min")
+    assert checkpoint is not None, "a reported score comes with a checkpoint"
+    with checkpoint.as_directory() as folder:
+        return trial, load_checkpoint(Path(folder))
 
 
-def export_best(trials: Sequence[Trial], base: TrialConfig, dataset: PreparedDataset, result: Path) -> dict[str, Any]:
+def export_best(
+    analysis: ExperimentAnalysis, base: TrialConfig, dataset: PreparedDataset, result: Path
+) -> dict[str, Any]:
     """Write `best/` below a result folder, replacing an earlier one; returns what `metrics.json` holds.
 
     The test part of the dataset is opened here, once, for the chosen generator alone.
     """
-    trial, checkpoint, validation = best_checkpoint(trials)
+    trial, state = best_state(analysis)
     config = with_values(base, trial.config)
     generator = Generator(config.model, dataset.samples)
-    with checkpoint.as_directory() as folder:
-        generator.load_state_dict(load_checkpoint(Path(folder))["averaged"])
-    metrics = _metrics(trial, validation, _test_scores(config, dataset, generator))
+    generator.load_state_dict(state["averaged"])
+    metrics = {
+        "trial_id": trial.trial_id,
+        "parameters": trial.config,
+        "validation": state["history"][-1],
+        "test": _test_scores(config, dataset, generator),
+    }
     with written_whole(result / BEST) as aside:
         aside.mkdir()
         _write(aside, config, dataset, generator, metrics, result.name)
@@ -66,12 +76,6 @@ def export_best(trials: Sequence[Trial], base: TrialConfig, dataset: PreparedDat
 def _test_scores(config: TrialConfig, dataset: PreparedDataset, generator: Generator) -> dict[str, Any]:
     judge = Judge(config, dataset, dataset.part("train"), dataset.part("test"))
     return {**judge.score(generator), **describe(judge.fidelity)}
-
-
-def _metrics(trial: Trial, validation: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in validation.items() if "/" in name or name in ("score", "epoch", "samples")}
-    kept = {name: value for name, value in kept.items() if not name.startswith("config/")}
-    return {"trial_id": trial.trial_id, "parameters": trial.config, "validation": kept, "test": test}
 
 
 def _write(
@@ -99,8 +103,10 @@ def _scales(dataset: PreparedDataset) -> np.ndarray:
 
 def _card(name: str, dataset: PreparedDataset, metrics: dict[str, Any]) -> str:
     validation, test = metrics["validation"]["score"], metrics["test"]["score"]
-    trust = "" if metrics["test"]["resolvable"] else (
-        "\nToo few windows or events to resolve the score: differences of this size may be chance.\n"
+    trust = (
+        ""
+        if metrics["test"]["resolvable"]
+        else ("\nToo few windows or events to resolve the score: differences of this size may be chance.\n")
     )
     parameters = "\n".join(f"| `{key}` | {value:.4g} |" for key, value in sorted(metrics["parameters"].items()))
     return f"""# Generator of search `{name}`, trial {metrics["trial_id"]}

@@ -23,8 +23,8 @@ STUDY = "search"
 TUNE_ID = "tune_trial_id"
 
 
-class OptunaSearch(Searcher):  # type: ignore[misc]
-    """A Tune searcher that minimises `score`; `max_epochs` tells a complete trial from one stopped early."""
+class OptunaSearch(Searcher):
+    """A Tune searcher that minimises `score`."""
 
     def __init__(
         self,
@@ -32,12 +32,11 @@ class OptunaSearch(Searcher):  # type: ignore[misc]
         journal: Path,
         sampler: str,
         seed: int,
-        max_epochs: int,
         baselines: Sequence[Mapping[str, Any]] = (),
     ):
         super().__init__(metric="score", mode="min")
         self._distributions = {key: distribution(domain) for key, domain in space.items()}
-        self._journal, self._sampler, self._seed, self._max_epochs = journal, sampler, seed, max_epochs
+        self._journal, self._sampler, self._seed = journal, sampler, seed
         self._study = self._open_study()
         for point in baselines:
             self._study.enqueue_trial(dict(point), skip_if_exists=True)
@@ -67,7 +66,7 @@ class OptunaSearch(Searcher):  # type: ignore[misc]
         trial = self._find(trial_id)
         if trial is None:
             return
-        state, value = ending(result, error, self._max_epochs)
+        state, value = ending(result, error)
         if state is TrialState.PRUNED and result is not None:
             self.on_trial_result(trial_id, result)
         self._study.tell(trial.number, value, state=state)
@@ -120,12 +119,12 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=5)
 
 
-def ending(result: Mapping[str, Any] | None, error: bool, max_epochs: int) -> tuple[TrialState, float | None]:
+def ending(result: Mapping[str, Any] | None, error: bool) -> tuple[TrialState, float | None]:
     """How Optuna is told of a trial's end, with its value.
 
     Only a trial that ran to its last epoch is COMPLETE: the score of one stopped early is not comparable.
     """
     if error or not result or "score" not in result:
         return TrialState.FAIL, None
-    complete = result["epoch"] >= max_epochs and not result["stop_reason"] and math.isfinite(result["score"])
+    complete = result["last_epoch"] and not result["stop_reason"] and math.isfinite(result["score"])
     return (TrialState.COMPLETE, result["score"]) if complete else (TrialState.PRUNED, None)

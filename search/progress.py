@@ -19,7 +19,7 @@ REFRESH_S = 0.5
 STATE_STYLES = {"running": "cyan", "complete": "green", "stopped": "yellow", "failed": "red", "waiting": "dim"}
 
 
-class Progress(Callback):  # type: ignore[misc]
+class Progress(Callback):
     """Follows a search for Tune: shows its trials and keeps `trials.csv` up to date."""
 
     def __init__(self, console: Console, file: Path, num_samples: int, max_epochs: int):
@@ -48,7 +48,7 @@ class Progress(Callback):  # type: ignore[misc]
 
     def show(self, trials: Sequence[Trial]) -> None:
         """Draw the trials as they are now, and write the ledger if one more has ended."""
-        rows = trial_rows(trials, self._max_epochs)
+        rows = trial_rows(trials)
         if self._live:
             self._live.update(self._table(rows))
         news = [row for row in rows if row.ended and row.trial_id not in self._ended]

@@ -6,7 +6,7 @@ A trial that is killed would lose an offline file of its own, so only the driver
 import netrc
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import wandb
 from ray.tune import Callback
@@ -20,9 +20,14 @@ OWN_METRICS = ("score", "epoch", "samples", "generator_steps", "critic_steps", "
 OWN_GROUPS = ("fidelity/", "gate/", "drift/", "loss/")
 
 
-def resolved_mode(mode: str) -> str:
+Mode = Literal["online", "offline", "disabled"]
+
+
+def resolved_mode(mode: str) -> Mode:
     """`auto` becomes `online` where an account is known to this machine, else `offline`."""
-    return mode if mode != "auto" else ("online" if _has_account() else "offline")
+    if mode == "auto":
+        return "online" if _has_account() else "offline"
+    return cast(Mode, mode)
 
 
 def _has_account() -> bool:
@@ -34,7 +39,7 @@ def _has_account() -> bool:
         return False
 
 
-class Tracking(Callback):  # type: ignore[misc]
+class Tracking(Callback):
     """Follows a search for Tune and logs each trial as a run of its own."""
 
     def __init__(self, config: WandbConfig, folder: Path, constants: dict[str, Any]):

@@ -34,14 +34,14 @@ class TrialRow:
         return self.state in ("complete", "stopped", "failed")
 
 
-def trial_rows(trials: Sequence[Trial], max_epochs: int) -> list[TrialRow]:
+def trial_rows(trials: Sequence[Trial]) -> list[TrialRow]:
     """A row for each of Tune's trials, in the order of their creation."""
-    return [_row(trial, max_epochs) for trial in trials]
+    return [_row(trial) for trial in trials]
 
 
-def _row(trial: Trial, max_epochs: int) -> TrialRow:
+def _row(trial: Trial) -> TrialRow:
     last = trial.last_result or {}
-    state, reason = _state(trial.status, last, max_epochs)
+    state, reason = _state(trial.status, last)
     return TrialRow(
         trial_id=trial.trial_id,
         state=state,
@@ -55,15 +55,15 @@ def _row(trial: Trial, max_epochs: int) -> TrialRow:
     )
 
 
-def _state(status: str, last: dict[str, Any], max_epochs: int) -> tuple[str, str]:
+def _state(status: str, last: dict[str, Any]) -> tuple[str, str]:
     """State and stop reason from Tune's status and the last result."""
     if status == Trial.ERROR:
         return "failed", "error"
     if status != Trial.TERMINATED:
         return ("running" if status == Trial.RUNNING else "waiting"), ""
-    if last.get("stop_reason"):
-        return "stopped", last["stop_reason"]
-    return ("complete", "") if last.get("epoch", 0) >= max_epochs else ("stopped", "scheduler: others did better")
+    if last.get("stop_reason") or not last.get("last_epoch"):
+        return "stopped", last.get("stop_reason") or "scheduler: others did better"
+    return "complete", ""
 
 
 def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:

@@ -30,7 +30,7 @@ def start_ray() -> None:
     """Join the Ray cluster this machine belongs to, or start one of this machine alone, quietly."""
     if ray.is_initialized():
         return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         ray.init(address="auto", **quiet)
     except ConnectionError:
@@ -60,7 +60,7 @@ def run_search(
             num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="min"
         ),
         callbacks=[*callbacks, JsonLoggerCallback()],
-        resume_config=tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESTART) if resume else None,
+        resume_config=tune.ResumeConfig() if resume else None,
         reuse_actors=True,
         raise_on_failed_trial=False,
         verbose=0,
@@ -68,9 +68,7 @@ def run_search(
 
 
 def _searcher(config: SearchConfig, folder: Path) -> OptunaSearch:
-    return OptunaSearch(
-        config.domains, folder / JOURNAL, config.sampler, config.seed, config.training.max_epochs, config.baselines
-    )
+    return OptunaSearch(config.domains, folder / JOURNAL, config.sampler, config.seed, config.baselines)
 
 
 def _trainable(config: SearchConfig, dataset: Path) -> Any:

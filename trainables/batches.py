@@ -57,6 +57,10 @@ class PreparedDataset:
         """The labels that the training windows carry."""
         return sorted(self._rows("train")["label"].unique())
 
+    def count(self, name: str) -> int:
+        """Windows in `train`, `val` or `test`."""
+        return len(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
+
     def part(self, name: str) -> Windows:
         """Windows of `train`, `val` or `test`, memory-mapped."""
         # Copy on write: torch wants writable memory, and nothing may be written to the dataset.

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from trainables import metrics
 from trainables.batches import Windows
-from trainables.config import EvaluationConfig
 
 # With fewer real windows or events to judge by, differences between scores are mostly chance.
 MIN_WINDOWS, MIN_EVENTS = 50, 10
@@ -40,19 +39,19 @@ class Band:
 class Fidelity:
     """Judges generated windows against real ones; built once a dataset, called after every epoch."""
 
-    def __init__(self, train: Windows, val: Windows, band: Band, config: EvaluationConfig, seed: int):
+    def __init__(self, train: Windows, val: Windows, band: Band, fakes: int, splits: int, seed: int):
         self._features: dict[str, Feature] = {
             "log_psd": lambda wave: metrics.log_psd(wave, band.fs_hz, band.low_hz, band.high_hz),
             "envelope": lambda wave: metrics.log_envelope(wave, band.fs_hz),
         }
         rng = torch.Generator().manual_seed(seed)
-        self._halves = _random_halves(len(val.wave), config.splits, rng)
-        self._fakes = _random_draws(config.fakes, self._halves.shape[-1], config.splits, rng)
+        self._halves = _random_halves(len(val.wave), splits, rng)
+        self._fakes = _random_draws(fakes, self._halves.shape[-1], splits, rng)
         self._real = {
             name: _statistics(_flat(feature, val.wave), self._halves) for name, feature in self._features.items()
         }
         self.floors = {name: _floor(mean, std) for name, (mean, std) in self._real.items()}
-        self._drift = _drift_reference(train.wave, config.fakes)
+        self._drift = _drift_reference(train.wave, fakes)
         self.resolvable = len(val.wave) >= MIN_WINDOWS and val.events >= MIN_EVENTS
 
     def __call__(self, wave_NCT: Tensor) -> dict[str, float]:

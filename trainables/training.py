@@ -21,6 +21,7 @@ from trainables.losses import generator_loss, gradient_penalty, wasserstein_esti
 BETAS = (0.5, 0.9)
 # Fakes generated together when judging: bounds memory, does not change the result.
 GENERATE_BATCH = 64
+MIN_FAKES = 64
 # The averaged generator forgets its untrained start: its half-life is at most this share of the windows seen.
 EMA_RAMP_UP = 0.1
 
@@ -82,11 +83,8 @@ class Gan:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a training needs to go on as if it had never stopped."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return {
-            **parts,
-            "rng": self.rng.get_state(),
-            "counters": {name: getattr(self, name) for name in COUNTERS},
-        }
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        return {**parts, "rng": self.rng.get_state(), "counters": counters, "history": self.history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state written by `state_dict`."""
@@ -124,8 +122,8 @@ def train(
     """Train a WGAN-GP, reporting after each epoch; goes on from `state` where one is given.
 
     The report's metrics hold the score and its parts, the losses' means over the epoch, the counters, the seconds
-    this epoch took, and `stop_reason`: empty, or why this report is the last. A training that diverges reports an
-    infinite score.
+    this epoch took, `last_epoch`, and `stop_reason`: empty, or why this report is the last before that. A training
+    that diverges reports an infinite score.
 
     Raises:
         ValueError: if the configuration does not fit the data.
@@ -141,7 +139,18 @@ def train(
         metrics = _one_epoch(gan, train_part, judge)
         gan.history.append(metrics)
         stopped = metrics["stop_reason"] = metrics["stop_reason"] or stop_rule(gan.history) or ""
-        report(metrics, gan)
+        report(dict(metrics), gan)
+
+
+def check_fit(config: TrialConfig, dataset: PreparedDataset) -> None:
+    """Refuse a configuration that cannot be trained on a dataset, without training.
+
+    Raises:
+        ValueError: saying what does not fit.
+    """
+    epoch_order(dataset.count("train"), config.training.batch_size, config.seed, 0)
+    with torch.device("meta"):
+        Critic(config.model, dataset.samples, dataset.fs_hz)
 
 
 def _one_epoch(gan: Gan, windows: Windows, judge: "Judge") -> dict[str, Any]:
@@ -153,6 +162,7 @@ def _one_epoch(gan: Gan, windows: Windows, judge: "Judge") -> dict[str, Any]:
     except DivergedError as error:
         metrics = {"stop_reason": f"diverged: {error}", "score": float("inf")}
     counters = {name: getattr(gan, name) for name in COUNTERS}
+    counters["last_epoch"] = gan.epoch >= gan.config.training.max_epochs
     return {**metrics, **counters, "seconds": time.perf_counter() - start}
 
 
@@ -177,8 +187,9 @@ class Judge:
 
     def __init__(self, config: TrialConfig, dataset: PreparedDataset, train_part: Windows, val_part: Windows):
         band = Band(dataset.fs_hz, *dataset.usable_band_hz)
-        self.fidelity = Fidelity(train_part, val_part, band, config.evaluation, config.seed)
-        count, device = config.evaluation.fakes, val_part.label.device
+        # More fakes than there are windows to compare them with would cost time and tell nothing.
+        count, device = min(config.evaluation.fakes, max(MIN_FAKES, len(val_part.wave))), val_part.label.device
+        self.fidelity = Fidelity(train_part, val_part, band, count, config.evaluation.splits, config.seed)
         rng = torch.Generator(device).manual_seed(config.seed)
         self._latent = torch.randn(count, config.model.latent_dim, device=device, generator=rng)
         self._label = val_part.label[torch.arange(count, device=device) % len(val_part.label)]

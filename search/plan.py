@@ -1,0 +1,172 @@
+"""What a search is going to do, decided from the command line before anything is written."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from search.config import SearchConfig, preset, read_config, with_settings
+from search.trials import COLUMNS
+from trainables.config import from_dict, with_values
+
+PROJECT = Path(__file__).resolve().parents[1]
+SEARCH_FILE = "search.json"
+TRIALS_FILE = "trials.csv"
+DEMO_DATA = "demo-data"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search to run: its configuration, its data (None: the demo's, still to be made) and its result folder."""
+
+    config: SearchConfig
+    data: Path | None
+    folder: Path
+    resume: bool
+    headline: str
+
+
+def make(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
+    """Resolve the command line.
+
+    Raises:
+        ValueError: for anything that cannot be run, saying what to do instead.
+    """
+    results = (arguments.results or PROJECT / "results").resolve()
+    if arguments.resume:
+        return _resumed(arguments, results)
+    data = _data(arguments, environment)
+    name = arguments.preset or ("itaca" if data else "demo")
+    config = _config(arguments, name)
+    folder = _new_folder(results, arguments.name, name)
+    return Plan(config, data, folder, False, _headline(data, name, config))
+
+
+def _resumed(arguments: argparse.Namespace, results: Path) -> Plan:
+    if not arguments.name:
+        raise ValueError("--resume needs --name: which search of the results folder to go on with")
+    file = results / arguments.name / SEARCH_FILE
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; expected the search to resume, so check --name and --results")
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    config = from_dict(SearchConfig, kept["config"])
+    data = Path(kept["data"])
+    return Plan(config, data, file.parent, True, f"Resuming search {arguments.name} on {data}.")
+
+
+def _data(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path | None:
+    folder = arguments.data or environment.get("SEARCH_DATA")
+    if not folder or (arguments.preset == "demo" and not arguments.data):
+        if arguments.preset not in (None, "demo"):
+            preset(arguments.preset)
+            raise ValueError(f"preset {arguments.preset} needs data; give --data DIR, made by data_prep/prepare.py")
+        return None
+    return Path(folder).resolve()
+
+
+def _config(arguments: argparse.Namespace, name: str) -> SearchConfig:
+    config = preset(name)
+    if arguments.config:
+        config = read_config(arguments.config)
+    if arguments.trial:
+        config = _one_trial(arguments.trial)
+    config = with_settings(config, arguments.set)
+    if arguments.max_epochs is not None:
+        config = replace(config, training=replace(config.training, max_epochs=arguments.max_epochs))
+    given = {key: getattr(arguments, key) for key in ("num_samples", "max_hours", "seed")}
+    return replace(config, **{key: value for key, value in given.items() if value is not None})
+
+
+def _one_trial(text: str) -> SearchConfig:
+    """The configuration of `RESULT:ID` with the parameters of that one trial fixed."""
+    result, _, trial_id = text.rpartition(":")
+    folder = Path(result)
+    if not (folder / TRIALS_FILE).is_file():
+        raise ValueError(f"--trial {text}: {folder / TRIALS_FILE} does not exist; expected RESULT:ID")
+    config = read_config(folder / SEARCH_FILE)
+    rows = pd.read_csv(folder / TRIALS_FILE, dtype={"trial_id": str}).set_index("trial_id", drop=False)
+    if trial_id not in rows.index:
+        raise ValueError(
+            f"--trial {text}: no trial {trial_id} in {folder / TRIALS_FILE}; known: {', '.join(rows.index)}"
+        )
+    values = {key: _plain(rows.loc[trial_id, key]) for key in rows.columns if key not in COLUMNS}
+    return with_values(replace(config, space={}, baselines=[], num_samples=1), values)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _new_folder(results: Path, name: str | None, preset_name: str) -> Path:
+    if name is None:
+        number = 1
+        while (results / f"{preset_name}-{number}").exists():
+            number += 1
+        return results / f"{preset_name}-{number}"
+    if not name or Path(name).name != name or name in (".", "..", DEMO_DATA):
+        raise ValueError(f"--name {name!r}: expected the plain name of a new folder")
+    if (results / name).exists():
+        raise ValueError(f"{results / name} exists already; choose another --name, or --resume to go on with it")
+    return results / name
+
+
+def _headline(data: Path | None, name: str, config: SearchConfig) -> str:
+    if data is None:
+        return (
+            f"No data given: running the demo, a miniature on made-up records with narrow networks "
+            f"({config.model.base_channels} base channels, the paper has 16)."
+        )
+    narrow = f", narrowed to {config.model.base_channels} base channels" if config.model.base_channels < 16 else ""
+    return f"Searching on {data} with preset {name}{narrow}."
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print the resolved configuration, the space and what each trial takes."""
+    config = plan.config
+    table = Table("parameter", "searched over", title="Space", title_justify="left")
+    for key, domain in config.domains.items():
+        table.add_row(key, str(domain))
+    console.print(table)
+    fixed = {key: value for key, value in _flat(vars(config)).items() if key not in config.space}
+    table = Table("key", "value", title="Configuration (--set KEY=VALUE changes any)", title_justify="left")
+    for key, value in fixed.items():
+        table.add_row(key, str(value))
+    console.print(table)
+    if config.baselines:
+        table = Table(*[key.partition(".")[2] for key in config.baselines[0]], title="Tried first: hand-tuned runs")
+        for point in config.baselines:
+            table.add_row(*[f"{value:g}" for value in point.values()])
+        console.print(table)
+    resources = config.resources
+    console.print(
+        f"{config.num_samples} trials of at most {config.training.max_epochs} epochs, "
+        f"each with {resources.cpus_per_trial} CPU and {resources.gpus_per_trial:g} GPU; "
+        f"at most {resources.max_concurrent or 'as many as fit'} at once.\n"
+        f"The result would be in {shown_path(plan.folder)}.",
+        highlight=False,
+    )
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in ("space", "baselines"):
+            continue
+        if hasattr(value, "__dataclass_fields__"):
+            flat |= _flat(vars(value), f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def shown_path(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

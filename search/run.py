@@ -1,0 +1,61 @@
+"""Search for the hyperparameters of the best generator.
+
+python search/run.py                                    a demo of a few minutes, on any machine
+python search/run.py --data DIR                         the full search on a prepared dataset
+python search/run.py --data DIR --dry-run               what that would do
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from data_prep.command import run_command
+from search import plan, session
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; every default is decided in `plan.py`."""
+    parser = argparse.ArgumentParser(
+        description="Search for the hyperparameters of the best generator of strong-motion records.",
+        epilog="Without --data, and without the variable SEARCH_DATA, a demo runs: nothing needed, a few minutes.",
+    )
+    parser.add_argument("--data", type=Path, help="folder written by data_prep/prepare.py")
+    parser.add_argument("--preset", help="demo or itaca; itaca wherever there are data")
+    parser.add_argument("--name", help="name of the result; by default the preset and the next free number")
+    parser.add_argument("--results", type=Path, help="folder of all results (default: results/ of the project)")
+    parser.add_argument("--num-samples", type=int, help="how many configurations to try")
+    parser.add_argument("--max-epochs", type=int, help="epochs a configuration is trained for, at most")
+    parser.add_argument("--max-hours", type=float, help="end the search after this time and export the best so far")
+    parser.add_argument("--seed", type=int, help="seed of proposals and training")
+    parser.add_argument("--config", type=Path, help="start from this JSON, such as an earlier result's search.json")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any key of the configuration or the space: model.base_channels=8, training.n_critic=[1,5]; repeatable",
+    )
+    parser.add_argument("--trial", metavar="RESULT:ID", help="train one configuration of an earlier result again")
+    parser.add_argument("--resume", action="store_true", help="go on with the interrupted search --name")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """The command line."""
+    arguments = parse_arguments()
+    console = Console()
+    planned = plan.make(arguments, os.environ)
+    console.print(planned.headline, highlight=False)
+    if arguments.dry_run:
+        plan.show(planned, console)
+        return
+    if not session.run(planned, console):
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,177 @@
+"""One search from data to export, as the command line runs it."""
+
+import shutil
+import sys
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.tune.analysis import ExperimentAnalysis
+from rich.console import Console
+
+from data_prep.dataset import open_dataset
+from data_prep.demo import write_demo_archive
+from data_prep.files import write_json
+from data_prep.prepare import prepare
+from data_prep.record import PrepareSettings
+from search.config import ResourcesConfig, SearchConfig, resolved
+from search.export import export_best
+from search.figure import draw_waveforms
+from search.generate import write_waveforms
+from search.plan import DEMO_DATA, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
+from search.progress import Progress
+from search.tracking import Tracking, resolved_mode
+from search.trials import trial_rows, write_trials
+from search.tuner import run_search, start_ray
+from trainables.batches import PreparedDataset
+from trainables.config import with_values
+from trainables.fidelity import MIN_EVENTS, MIN_WINDOWS, Band
+from trainables.training import check_fit
+
+DEMO_SETTINGS = PrepareSettings(country="any", min_magnitude=0.0, fs_hz=50.0, window_s=20.48)
+FIGURE = "waveforms.png"
+GENERATED = "generated.npy"
+GENERATED_COUNT = 64
+
+
+def run(plan: Plan, console: Console) -> bool:
+    """Run a search to its export; False if it was interrupted and can be resumed."""
+    data = plan.data or _demo_data(plan.folder.parent, console)
+    open_dataset(data)  # verifies every checksum
+    dataset = PreparedDataset.open(data)
+    _check_fit(plan.config, dataset)
+    _say_what_is_judged(dataset, console)
+    start_ray()
+    config = replace(plan.config, resources=_fitting(plan.config.resources, console))
+    if not plan.resume:
+        _create(plan.folder, config, data)
+    analysis = _search(config, plan, data, console)
+    rows = trial_rows(analysis.trials)
+    write_trials(rows, plan.folder / TRIALS_FILE)
+    if not all(row.ended for row in rows):
+        _say_how_to_resume(plan.folder, console)
+        return False
+    _finish(analysis, config, dataset, plan.folder, console)
+    return True
+
+
+def _demo_data(results: Path, console: Console) -> Path:
+    """The prepared demo dataset, written the first time it is asked for."""
+    folder = results / DEMO_DATA
+    folder.mkdir(parents=True, exist_ok=True)
+    with console.status("Writing the demo archive ..."):
+        archive = write_demo_archive(folder / "archive")
+    summary = prepare(archive.files, archive.flatfile, folder / "prepared", DEMO_SETTINGS, progress=False)
+    if summary.made:
+        console.print(
+            f"Demo archive: {archive.n_sound} records by the stochastic method (Boore 2003) and {len(archive.planted)} "
+            f"planted flaws, in {shown_path(folder)}.",
+            highlight=False,
+        )
+    return folder / "prepared"
+
+
+def _check_fit(config: SearchConfig, dataset: PreparedDataset) -> None:
+    """Refuse what would fail in every trial, or in those at one end of the space, before any is started."""
+    check_fit(config.trial, dataset)
+    for key, domain in config.domains.items():
+        for value in domain.ends:
+            check_fit(with_values(config.trial, {key: value}), dataset)
+
+
+def _say_what_is_judged(dataset: PreparedDataset, console: Console) -> None:
+    counts = {name: dataset.count(name) for name in ("train", "val", "test")}
+    console.print(
+        f"Windows: {counts['train']} to train, {counts['val']} to validate, {counts['test']} to test, "
+        f"{dataset.samples} samples at {dataset.fs_hz:g} Hz. "
+        "Score: lower is better; 1 = as close to real records as they are to each other.",
+        highlight=False,
+    )
+    validation = dataset.part("val")
+    if len(validation.wave) < MIN_WINDOWS or validation.events < MIN_EVENTS:
+        console.print(
+            f"[yellow]Score not resolvable:[/] {len(validation.wave)} validation windows of {validation.events} "
+            f"earthquakes; {MIN_WINDOWS} of {MIN_EVENTS} are needed to tell close configurations apart.",
+            highlight=False,
+        )
+
+
+def _fitting(resources: ResourcesConfig, console: Console) -> ResourcesConfig:
+    """What a trial takes on the cluster there is: without any GPU, trials run on CPUs, and the user is told."""
+    there = ray.cluster_resources()
+    if resources.gpus_per_trial and not there.get("GPU"):
+        console.print("[yellow]No GPU found:[/] trials run on the CPU, many times slower.", highlight=False)
+        resources = replace(resources, gpus_per_trial=0.0, cpus_per_trial=1)
+    if resources.cpus_per_trial > there["CPU"]:
+        raise ValueError(
+            f"resources.cpus_per_trial is {resources.cpus_per_trial}, but there are {there['CPU']:g} CPUs; "
+            "choose fewer with --set resources.cpus_per_trial=N"
+        )
+    return resources
+
+
+def _create(folder: Path, config: SearchConfig, data: Path) -> None:
+    folder.mkdir(parents=True)
+    write_json(folder / SEARCH_FILE, resolved(config, {"data": str(data)}))
+
+
+def _search(config: SearchConfig, plan: Plan, data: Path, console: Console) -> ExperimentAnalysis:
+    constants = {**asdict(config.model), **asdict(config.training), "seed": config.seed}
+    progress = Progress(console, plan.folder / TRIALS_FILE, config.num_samples, config.training.max_epochs)
+    with closing(Tracking(config.wandb, plan.folder, constants)) as tracking, progress:
+        analysis = run_search(config, data, plan.folder, [progress, tracking], plan.resume)
+        progress.show(analysis.trials)
+    return analysis
+
+
+def _say_how_to_resume(folder: Path, console: Console) -> None:
+    console.print(
+        f"Interrupted; everything so far is kept. Go on with:\n  {_python()} search/run.py "
+        f"--name {folder.name} --results {shown_path(folder.parent)} --resume",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _finish(
+    analysis: ExperimentAnalysis, config: SearchConfig, dataset: PreparedDataset, folder: Path, console: Console
+) -> None:
+    metrics = export_best(analysis, config.trial, dataset, folder)
+    write_waveforms(folder, GENERATED_COUNT, folder / GENERATED, seed=config.seed)
+    score = metrics["validation"]["score"]
+    draw_waveforms(
+        dataset.part("val").wave,
+        torch.from_numpy(np.load(folder / GENERATED)),
+        Band(dataset.fs_hz, *dataset.usable_band_hz),
+        f"{folder.name}, trial {metrics['trial_id']}, score {score:.2f} (1 = as close as real to real)",
+        folder / FIGURE,
+    )
+    _say_where_everything_is(metrics, config, folder, console)
+
+
+def _say_where_everything_is(metrics: dict[str, Any], config: SearchConfig, folder: Path, console: Console) -> None:
+    where, python = shown_path(folder), _python()
+    parameters = ", ".join(f"{key.partition('.')[2]} {value:.3g}" for key, value in metrics["parameters"].items())
+    lines = [
+        f"[bold]Best: trial {metrics['trial_id']}, score {metrics['validation']['score']:.2f} on validation, "
+        f"{metrics['test']['score']:.2f} on the test part[/]",
+        f"  {parameters}" if parameters else "",
+        f"  {where}/best/          generator, configuration, metrics, README",
+        f"  {where}/{FIGURE}  generated beside real waveforms",
+        f"  {where}/{TRIALS_FILE}     every trial",
+        "Next:",
+        f"  {python} search/generate.py {where} --count 16 --out waveforms.npy",
+        f"  {python} search/run.py --trial {where}:{metrics['trial_id']} --max-epochs 100   (train it for longer)",
+    ]
+    if resolved_mode(config.wandb.mode) == "offline":
+        lines.append(f"  {python} -m wandb sync {where}/wandb/offline-run-*   (with a W&B account)")
+    console.print("\n".join(line for line in lines if line), highlight=False, soft_wrap=True)
+
+
+def _python() -> str:
+    """How to call this Python from the user's shell."""
+    return "python" if shutil.which("python") == sys.executable else shown_path(Path(sys.executable))
