@@ -106,8 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("archives", nargs="+", metavar="ARCHIVE", help="ASDF (HDF5) file, folder of them, or glob pattern")
-    add("--flatfile", type=Path, required=True, metavar="FILE", help="table of the records, as ITACA or ESM give it")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to make; the dataset")
+    path = partial(add, type=Path, required=True, default=argparse.SUPPRESS)
+    path("--flatfile", metavar="FILE", help="table of the records, as ITACA or ESM give it")
+    path("--out", metavar="DIR", help="folder to make; the dataset")
     add("--country", default=default.country, help="two letters, or any; by nation column, else (IT) by epicentre")
     add("--min-magnitude", type=float, default=default.min_magnitude, help="keep larger; at 0 a blank one passes")
     add("--max-depth-km", type=float, default=default.max_depth_km, help="keep shallower; at 800 a blank one passes")

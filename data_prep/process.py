@@ -77,8 +77,8 @@ def resample(wave_CT: np.ndarray, fs_hz: float, new_fs_hz: float) -> np.ndarray:
     """
     if fs_hz == new_fs_hz:
         return wave_CT
-    ratio = Fraction(new_fs_hz / fs_hz).limit_denominator(1000)
-    if abs(float(ratio) * fs_hz / new_fs_hz - 1) > 1e-6:
+    ratio = Fraction(new_fs_hz / fs_hz).limit_denominator(128)
+    if abs(float(ratio) * fs_hz / new_fs_hz - 1) > 1e-5:
         raise UnusableError("sampling rate", f"{fs_hz:g} Hz has no simple ratio to {new_fs_hz:g} Hz")
     return signal.resample_poly(wave_CT, ratio.numerator, ratio.denominator, axis=1, padtype="line")
 
@@ -196,17 +196,20 @@ def _clipped_samples(wave_T: np.ndarray) -> int:
 
 
 def _straight_s(wave_T: np.ndarray, fs_hz: float) -> float:
-    """Seconds of straight lines drawn between two corners, as over missing samples.
+    """Seconds of straight lines of 0.3 s or more drawn between two corners, as over missing samples.
 
-    A quiet stretch is nearly straight too, but no corner ends it: a line counts when it is at least 0.3 s long and
-    the second difference is 20 times its tolerance within 0.1 s of either end.
+    A quiet stretch is nearly straight too, but no corner ends it: within 0.1 s of both ends the second difference
+    must be 20 times the line's. A level line is the noise of a coarse digitiser, unless its corners are large.
     """
-    bend = np.abs(np.diff(wave_T, 2)) / np.ptp(wave_T)
-    tolerance, near = 5e-7, max(1, round(0.1 * fs_hz))
-    lines = [(a, b) for a, b in _runs(bend < tolerance) if b - a >= 0.3 * fs_hz and a > 0 and b < bend.size]
-    corner = 20 * tolerance
-    drawn = [b - a for a, b in lines if bend[max(0, a - near) : a].max() > corner < bend[b : b + near].max()]
-    return sum(drawn) / fs_hz
+    wave_T = wave_T / np.ptp(wave_T)
+    bend = np.abs(np.diff(wave_T, 2))
+    straight, near, seconds = 5e-7, max(1, round(0.1 * fs_hz)), 0.0
+    for begin, end in _runs(bend < straight):
+        if end - begin >= 0.3 * fs_hz and begin > 0 and end < bend.size:
+            corner = min(bend[max(0, begin - near) : begin].max(), bend[end : end + near].max())
+            sloped = abs(wave_T[end] - wave_T[begin + 1]) > 10 * straight
+            seconds += (end - begin) / fs_hz if corner > (20 * straight if sloped else 0.01) else 0
+    return seconds
 
 
 def _check_glitch(wave_CT: np.ndarray, fs_hz: float) -> None:
@@ -214,10 +217,10 @@ def _check_glitch(wave_CT: np.ndarray, fs_hz: float) -> None:
     size_CT = np.abs(wave_CT)
     for component, peak in enumerate(size_CT.argmax(axis=1)):
         around = size_CT[:, max(0, peak - round(fs_hz)) : peak + round(fs_hz)].max(axis=1)
-        others = np.delete(around, component).max()
-        if around[component] > 6 * others:
-            ratio = f"{around[component] / others:.0f} times" if others > 0 else "alone against"
-            raise UnusableError("glitch", f"{'ENZ'[component]} peaks at {ratio} the other two, {peak / fs_hz:.1f} s in")
+        highest, others = around[component], np.delete(around, component).max()
+        if highest > 6 * others:
+            where = f"{'ENZ'[component]} peaks at {highest:.3g} cm/s² {peak / fs_hz:.1f} s in"
+            raise UnusableError("glitch", f"{where}, the others near it at {others:.3g} at most")
 
 
 def _runs(mask: np.ndarray) -> np.ndarray:

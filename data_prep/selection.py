@@ -34,8 +34,8 @@ def match_records(index: pd.DataFrame, flatfile: pd.DataFrame) -> pd.DataFrame:
     found = table[list(COMPONENTS)].notna()
     missing = found.apply(lambda row: ", ".join(name for name in COMPONENTS if not row[name]), axis=1)
     _reject(table, ~found.all(axis=1), "incomplete", "no component " + missing)
-    other = table["data_type"] != "acc"
-    _reject(table, other, "not acceleration", "the name says " + table["data_type"].replace("", "nothing").fillna(""))
+    other = table["data_type"].isin(["vel", "dis", "sa", "sd"])
+    _reject(table, other, "not acceleration", "its name says " + table["data_type"].fillna(""))
     _reject(table, table["_merge"] == "left_only", "no flatfile row", "no row of the flatfile describes it")
     return table.drop(columns="_merge")
 

@@ -1,6 +1,7 @@
-"""The hand-tuned runs that a search has to beat, tried first.
+"""Configurations tuned by hand, tried first: what a search has to beat.
 
-Source: "Synthetic seismic signals by generative adversarial networks", master's thesis, Politecnico di Torino, 2024.
+Source of `HAND_TUNED`: "Synthetic seismic signals by generative adversarial networks", master's thesis, Politecnico di
+Torino, 2024.
 It gives latent dimension 800 as the best found by hand; batch size, learning rates and penalty weight run by run.
 It does not give n_critic, taken as 5 (Gulrajani et al. 2017), nor the penalty weight of each run: 10, then 5, then 20
 in the order in which they are mentioned.
@@ -32,4 +33,16 @@ HAND_TUNED: list[dict[str, Any]] = [
         "training.generator_lr": 1e-4,
         "training.critic_lr": 5e-5,
     },
+]
+
+# Where the demo begins, set by hand too.
+DEMO_START: list[dict[str, Any]] = [
+    {
+        "model.latent_dim": 200,
+        "training.batch_size": 8,
+        "training.penalty_weight": 2.0,
+        "training.generator_lr": 1e-3,
+        "training.critic_lr": 3e-3,
+        "training.n_critic": 1,
+    }
 ]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from search.baselines import HAND_TUNED
+from search.baselines import DEMO_START, HAND_TUNED
 from search.space import Choices, Domain, Range, domain_from_json, re_ranged
 from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig, from_dict, with_values
 
@@ -133,13 +133,13 @@ ITACA_SPACE: dict[str, Domain] = {
     "training.n_critic": Range(3, 12),
 }
 
-# A miniature that learns something visible in minutes on two cores: narrow networks, few and large steps.
+# A miniature that learns something visible in minutes on two cores: narrow networks, many small steps.
 DEMO_SPACE: dict[str, Domain] = {
     "model.latent_dim": Range(100, 400),
-    "training.batch_size": Range(8, 32, log=True),
+    "training.batch_size": Range(8, 24, log=True),
     "training.penalty_weight": Range(1.0, 50.0, log=True),
     "training.generator_lr": Range(1e-4, 3e-3, log=True),
-    "training.critic_lr": Range(1e-4, 3e-3, log=True),
+    "training.critic_lr": Range(3e-4, 5e-3, log=True),
     "training.n_critic": Range(1, 3),
 }
 
@@ -156,11 +156,12 @@ PRESETS = {
     ),
     "demo": SearchConfig(
         model=ModelConfig(latent_dim=200, base_channels=4, kernel=32),
-        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=500.0, max_epochs=12),
+        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=500.0, max_epochs=9),
         evaluation=EvaluationConfig(fakes=64),
         space={key: _json(domain) for key, domain in DEMO_SPACE.items()},
+        baselines=DEMO_START,
         scheduler=SchedulerConfig(grace_epochs=2),
-        drift=DriftConfig(grace_epochs=4, grace_generator_steps=50, patience=3),
+        drift=DriftConfig(bound=20.0, grace_epochs=3, grace_generator_steps=50, patience=3),
         num_samples=10,
     ),
 }

@@ -97,7 +97,7 @@ def _write(
 
 def _scales(dataset: PreparedDataset) -> np.ndarray:
     """Standard deviations of the training windows in cm/s² (N, 3): what normalising took away."""
-    rows = pd.read_parquet(dataset.folder / "train.parquet", columns=["std_e", "std_n", "std_z"])
+    rows = pd.read_parquet(dataset.folder / "train.parquet", columns=[f"std_{c}_cm_s2" for c in "enz"])
     return rows.to_numpy(np.float32)
 
 

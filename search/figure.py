@@ -28,6 +28,8 @@ def draw_waveforms(real_NCT: Tensor, generated_NCT: Tensor, band: Band, title: s
         for i in range(min(SHOWN, len(wave))):
             _draw_record(axes[f"{kind}{i}"], wave[i], band.fs_hz, COLOURS[kind])
         axes[f"{kind}0"].set_title(kind)
+        for i in range(SHOWN - 1):
+            axes[f"{kind}{i}"].tick_params(labelbottom=False)
         axes[f"{kind}{SHOWN - 1}"].set_xlabel("time (s)")
         frequency = np.geomspace(max(band.low_hz, band.fs_hz / wave.shape[-1]), band.high_hz, metrics.BANDS)
         _draw_band(axes["psd"], frequency, metrics.log_psd(wave, band.fs_hz, band.low_hz, band.high_hz), kind)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -25,7 +25,7 @@ class Progress(Callback):
     def __init__(self, console: Console, file: Path, num_samples: int, max_epochs: int):
         self._console, self._file = console, file
         self._num_samples, self._max_epochs = num_samples, max_epochs
-        self._ended: set[str] = set()
+        self._news: set[str] = set()
         self._drawn_s = -math.inf
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
 
@@ -46,43 +46,49 @@ class Progress(Callback):
         self._drawn_s = now
         self.show(trials)
 
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune calls this when a trial has ended well."""
+        self._news.add(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune calls this when a trial has failed."""
+        self._news.add(trial.trial_id)
+
     def show(self, trials: Sequence[Trial]) -> None:
-        """Draw the trials as they are now, and write the ledger if one more has ended."""
+        """Draw the trials as they are now, and write `trials.csv` if one more has ended."""
         rows = trial_rows(trials)
         if self._live:
-            self._live.update(self._table(rows))
-        news = [row for row in rows if row.ended and row.trial_id not in self._ended]
+            self._live.update(self._picture(rows))
+        news = [row for row in rows if row.ended and row.trial_id in self._news]
         if news:
-            self._ended |= {row.trial_id for row in news}
+            self._news -= {row.trial_id for row in news}
             write_trials(rows, self._file)
-            self._announce(news, rows)
+            if not self._live:
+                self._announce(news, rows)
 
     def _announce(self, news: list[TrialRow], rows: list[TrialRow]) -> None:
-        if self._live:
-            return
-        best = best_row(rows)
+        best, ended = best_row(rows), sum(row.ended for row in rows)
         for row in news:
             self._console.print(
-                f"{len(self._ended):3d}/{self._num_samples} trial {row.trial_id} {row.state} at epoch {row.epochs}, "
+                f"{ended:3d} of {self._num_samples} ended: trial {row.trial_id} {row.state} at epoch {row.epochs}, "
                 f"score {row.score:.2f}{f' ({row.stop_reason})' if row.stop_reason else ''}; "
                 f"best so far {best.score if best else math.nan:.2f}; {_clock(self._seconds_left(rows))} left",
                 highlight=False,
-                soft_wrap=True,
             )
 
-    def _table(self, rows: list[TrialRow]) -> Table:
+    def _picture(self, rows: list[TrialRow]) -> Group:
         best = best_row(rows)
-        table = Table(title=self._title(rows, best), title_justify="left", caption_justify="left")
+        table = Table()
         for name in ("trial", "state", "epoch", "score", "time left"):
             table.add_column(name, justify="left" if name in ("trial", "state") else "right")
         shown = _most_telling(rows)
         for row in shown:
             table.add_row(*self._cells(row, row is best), style="bold" if row is best else None)
         hidden = len(rows) - len(shown)
-        table.caption = f"{hidden} more in trials.csv" if hidden else "Ctrl-C stops; the search can be resumed"
-        return table
+        note = f"{hidden} more trials in {self._file.name}. " if hidden else ""
+        return Group(self._summary(rows, best), table, f"[dim]{note}Ctrl-C stops; the search can be resumed.[/]")
 
-    def _title(self, rows: list[TrialRow], best: TrialRow | None) -> str:
+    def _summary(self, rows: list[TrialRow], best: TrialRow | None) -> str:
         ended = sum(row.ended for row in rows)
         found = f"best so far {best.score:.2f} (trial {best.trial_id})" if best else "no score yet"
         return f"{ended} of {self._num_samples} trials ended · {found} · {_clock(self._seconds_left(rows))} left"

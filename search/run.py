@@ -47,7 +47,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """The command line."""
     arguments = parse_arguments()
-    console = Console()
+    console = Console(soft_wrap=not sys.stdout.isatty())
     planned = plan.make(arguments, os.environ)
     console.print(planned.headline, highlight=False)
     if arguments.dry_run:

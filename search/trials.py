@@ -36,7 +36,12 @@ class TrialRow:
 
 def trial_rows(trials: Sequence[Trial]) -> list[TrialRow]:
     """A row for each of Tune's trials, in the order of their creation."""
-    return [_row(trial) for trial in trials]
+    return [_row(trial) for trial in sorted(trials, key=_number)]
+
+
+def _number(trial: Trial) -> int:
+    """Which trial of the search this is: Tune's tag begins with it. A restored search lists its trials anew."""
+    return int(trial.experiment_tag.partition("_")[0])
 
 
 def _row(trial: Trial) -> TrialRow:

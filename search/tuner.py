@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Read by Ray when it is imported: no usage reports, no loggers beside those named below, SIGINT left to Tune.
+# Read by Ray when it is imported: no usage reports, no table of Tune's own, no loggers beside those named below.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
 import ray

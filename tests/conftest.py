@@ -1,0 +1,126 @@
+"""Small synthetic archives in ITACA's format, with their flatfiles."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+RECORD = {
+    "event": "EMSC-20200101_0000001",
+    "network": "IT",
+    "station": "AAA",
+    "location": "",
+    "band": "HN",
+    "axes": "ENZ",
+    "data_type": "acc",
+    "processing": "mp",
+    "fs_hz": 100.0,
+    "seconds": 40.0,
+    "onset_s": 8.0,
+    "start": "2020-01-01T00:00:00",
+    "magnitude": 5.0,
+    "magnitude_l": "",
+    "depth_km": 10.0,
+    "distance_km": 30.0,
+    "latitude": 42.0,
+    "longitude": 13.0,
+    "nation": "IT",
+    "corners": None,
+    "wave": None,
+    "in_archive": True,
+    "in_flatfile": True,
+}
+
+
+def quake(fs_hz=100.0, seconds=40.0, onset_s=8.0, seed=0):
+    """Weak noise, then a shock that rises in 2 s and dies away; (3, T) in cm/s²."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(fs_hz * seconds)) / fs_hz - onset_s
+    envelope = np.where(time > 0, (0.3 + np.maximum(time, 0)) * np.exp(-np.maximum(time, 0) / 2), 0)
+    noise = rng.standard_normal((2, 3, time.size))
+    return 20 * envelope * noise[0] + 0.02 * noise[1]
+
+
+def _write(file, record):
+    wave = record.wave if record.wave is not None else quake(record.fs_hz, record.seconds, record.onset_s, record.seed)
+    for axis, samples in zip(record.axes, wave, strict=False):
+        data = file.create_dataset(f"Waveforms/{record.network}.{record.station}/{_key(record, axis)}", data=samples)
+        data.attrs["sampling_rate"] = record.fs_hz
+        data.attrs["starttime"] = np.int64(pd.Timestamp(record.start).value)
+        if record.corners:
+            tag = _key(record, axis).split("__")[-1]
+            header = file.create_dataset(
+                f"AuxiliaryData/Headers/{record.network}_{record.station}/{tag}", data=np.zeros(1, np.int8)
+            )
+            header.attrs["low_cut_frequency_hz"], header.attrs["high_cut_frequency_hz"] = record.corners
+
+
+def _key(record, axis):
+    channel, event = record.band + axis, record.event.lower().replace("-", "_")
+    name = f"{record.network}.{record.station}.{record.location}.{channel}__{record.start}__{record.start}"
+    return f"{name}__{channel.lower()}_{event}_{record.data_type}_{record.processing}"
+
+
+def _row(record, axis):
+    return {
+        "EVENT_ID": record.event,
+        "EVENT_LATITUDE_DEGREE": record.latitude,
+        "EVENT_LONGITUDE_DEGREE": record.longitude,
+        "EVENT_DEPTH_KM": record.depth_km,
+        "Ml": record.magnitude_l,
+        "Mw": record.magnitude,
+        "NETWORK": record.network,
+        "STATION_CODE": record.station,
+        "epi_dist_km": record.distance_km,
+        "component": record.band + axis,
+        "filename": "a.h5",
+        "dataset": _key(record, axis),
+        "nation": record.nation,
+        "processing": record.processing.upper(),
+    }
+
+
+@pytest.fixture
+def archive_factory(tmp_path):
+    """Write records (dicts laid over `RECORD`) to an archive and a flatfile; returns both paths."""
+
+    def make(*records, name="a.h5"):
+        full = [SimpleNamespace(**{**RECORD, "seed": seed, **record}) for seed, record in enumerate(records)]
+        archive, flatfile = tmp_path / name, tmp_path / f"{name}.csv"
+        with h5py.File(archive, "w") as file:
+            file.create_group("Waveforms")
+            for record in full:
+                if record.in_archive:
+                    _write(file, record)
+        rows = [_row(record, axis) for record in full if record.in_flatfile for axis in record.axes]
+        pd.DataFrame(rows, columns=list(_row(full[0], "E"))).to_csv(flatfile, sep=";", index=False)
+        return archive, flatfile
+
+    return make
+
+
+@pytest.fixture
+def ten_events():
+    """Ten records of ten events at ten places far from each other."""
+    return [
+        {"event": f"EMSC-2020010{n}", "station": f"S{n}", "latitude": 38.0 + n, "longitude": 12.0 + n / 2}
+        for n in range(10)
+    ]
+
+
+@pytest.fixture
+def make_quake():
+    """Synthesise one record, (3, T)."""
+    return quake
+
+
+@pytest.fixture(scope="session")
+def strong_motion():
+    """Folder of real records, where there is one beside the project."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "strong-motion"
+    if not folder.is_dir():
+        pytest.skip(f"no real records at {folder}")
+    return folder

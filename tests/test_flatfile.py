@@ -1,0 +1,116 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_prep.flatfile import IDENTITY, read_flatfile, with_magnitude
+
+
+def rewrite(path, change, sep=";"):
+    table = pd.read_csv(path, sep=";", dtype=str, keep_default_na=False)
+    change(table).to_csv(path, sep=sep, index=False)
+    return path
+
+
+@pytest.fixture
+def itaca(archive_factory):
+    return archive_factory({"station": "0905", "location": "01"}, {"event": "3366146", "magnitude": ""})[1]
+
+
+def test_three_rows_become_one_record_with_text_codes_and_numbers(itaca):
+    table = read_flatfile(itaca)
+    assert len(table) == 2
+    first = table.iloc[0]
+    assert [first[name] for name in IDENTITY] == ["emsc_20200101_0000001", "IT", "0905", "01", "HN", "mp"]
+    assert (first["magnitude_w"], first["depth_km"], first["distance_km"]) == (5.0, 10.0, 30.0)
+    assert table["event_id"].tolist() == ["EMSC-20200101_0000001", "3366146"]
+    assert np.isnan(table["magnitude_w"][1])
+
+
+def test_commas_and_a_byte_order_mark_are_read_too(itaca):
+    expected = read_flatfile(itaca)
+    rewrite(itaca, lambda table: table, sep=",")
+    itaca.write_text("\ufeff" + itaca.read_text())
+    pd.testing.assert_frame_equal(read_flatfile(itaca), expected)
+
+
+def test_esm_spelling_gives_the_same_record(itaca, tmp_path):
+    esm = tmp_path / "esm.csv"
+    esm.write_text(
+        "event_id;ev_nation_code;ev_latitude;ev_longitude;ev_depth_km;ML;Mw;network_code;station_code;location_code;"
+        "instrument_code;epi_dist;proc_type\nEMSC-20200101_0000001;IT;42;13;10;;5;IT;0905;01;HN;30;MP\n"
+    )
+    ours, theirs = read_flatfile(itaca).iloc[:1], read_flatfile(esm)
+    pd.testing.assert_frame_equal(ours[sorted(ours)], theirs[sorted(theirs)], check_dtype=False)
+
+
+def test_without_the_key_location_stays_unknown(itaca):
+    table = read_flatfile(rewrite(itaca, lambda table: table.drop(columns=["dataset", "processing"])))
+    assert not {"location", "processing"} & set(table)
+    assert len(table) == 2
+
+
+def test_without_a_processing_column_the_key_tells_it(itaca):
+    table = read_flatfile(rewrite(itaca, lambda table: table.drop(columns="processing")))
+    assert table["processing"].tolist() == ["mp", "mp"]
+
+
+@pytest.mark.parametrize("column", ["Mw", "Ml", "EVENT_DEPTH_KM", "component", "EVENT_ID"])
+def test_a_missing_column_is_named(itaca, column):
+    with pytest.raises(ValueError, match=rf'a\.h5\.csv: no column "{column}.*give ITACA'):
+        read_flatfile(rewrite(itaca, lambda table: table.drop(columns=column)))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("EVENT_DEPTH_KM", "8800", "depth_km.*8800; expected -10 to 800 km"),
+        ("Mw", "53", "magnitude_w.*expected -2 to 10"),
+        ("EVENT_LATITUDE_DEGREE", "4233", "event_latitude.*-90 to 90 degrees"),
+        ("Mw", "5,3", "magnitude_w.*decimal point"),
+        ("epi_dist_km", "far", "distance_km.*numbers"),
+    ],
+)
+def test_other_units_and_text_for_numbers_are_refused(itaca, column, value, message):
+    with pytest.raises(ValueError, match=message):
+        read_flatfile(rewrite(itaca, lambda table: table.assign(**{column: value})))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", "not a table"),
+        (b"\x89HDF\r\n\x1a\n\xff\xfe;;", "not a table"),
+        (b"a;b\n1;2;3;4\n", ""),
+    ],
+)
+def test_what_is_no_flatfile_is_one_clear_line(tmp_path, content, message):
+    path = tmp_path / "f.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"flatfile .*f.csv: .*{message}") as error:
+        read_flatfile(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("mw", "ml", "rule", "magnitude", "kind"),
+    [
+        (5.1, 4.8, "Mw", 5.1, "Mw"),
+        (5.1, 4.8, "Mw-or-Ml", 5.1, "Mw"),
+        (np.nan, 4.8, "Mw", np.nan, ""),
+        (np.nan, 4.8, "Mw-or-Ml", 4.8, "Ml"),
+        (np.nan, np.nan, "Mw-or-Ml", np.nan, ""),
+    ],
+)
+def test_ml_stands_in_only_where_asked_and_is_marked(mw, ml, rule, magnitude, kind):
+    table = with_magnitude(pd.DataFrame({"magnitude_w": [mw], "magnitude_l": [ml]}), rule)
+    np.testing.assert_equal(table["magnitude"][0], magnitude)
+    assert table["magnitude_type"][0] == kind
+
+
+def test_both_spellings_of_the_real_flatfile_name_the_same_records(strong_motion):
+    tables = [read_flatfile(strong_motion / name) for name in ("flatfile.csv", "flatfile_esm.csv")]
+    names = [set(table[list(IDENTITY)].itertuples(index=False, name=None)) for table in tables]
+    assert len(names[0]) == 251
+    assert names[0] == names[1]
