@@ -16,6 +16,7 @@ WindowRule = Literal["onset", "whole"]
 SHORTEST_S = 10.0
 LEAD_S = 5.0  # kept before the onset, and at most an eighth of the window
 LEAST_LEAD_S = 1.0
+NOTHING = 1e-12  # of the largest power: what rounding leaves where there was no motion
 USABLE_SHARE = 0.8  # of the Nyquist frequency: above it anti-alias filters have bitten
 
 
@@ -105,7 +106,7 @@ def find_onset(wave_CT: np.ndarray, fs_hz: float) -> int:
     start, onset, end = _live(wave_CT)[0], 0, int(smooth.argmax()) + 1
     after_taper = start + _taper(power.size - start, second)
     while end - start > 2 * second:
-        floored = np.maximum(power[start:end], np.percentile(smooth[start:end], 5))
+        floored = np.maximum(power[start:end], max(np.percentile(smooth[start:end], 5), NOTHING * power.max()))
         split = _least_aic(floored)
         before, after = floored[:split].mean(), floored[split : split + second].mean()
         if after < 4 * before or np.percentile(smooth[start + split : end], 10) < 2 * before:
@@ -130,6 +131,7 @@ def signal_to_noise(wave_CT: np.ndarray, fs_hz: float, onset: int) -> tuple[floa
     noise = before.mean() if before.size >= second else smooth[start + taper : end - taper].min()
     share = np.cumsum(power[onset:]) / power[onset:].sum()
     first, last = np.searchsorted(share, [0.05, 0.95])
+    noise = max(noise, NOTHING * power.max())
     return float(np.sqrt(power[onset:][first : last + 1].mean() / noise)), float(noise)
 
 

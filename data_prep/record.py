@@ -101,7 +101,7 @@ def _prepare(traces: Traces, settings: PrepareSettings, pass_hz: float | None) -
         wave_CT = process.low_pass(wave_CT, settings.fs_hz, pass_hz)
     window = process.cut(wave_CT, settings.fs_hz, settings.samples, settings.window)
     if not window.snr >= settings.min_snr:
-        raise UnusableError("noisy", f"signal-to-noise ratio {window.snr:.2f}, at least {settings.min_snr:g} needed")
+        raise UnusableError("noisy", f"signal-to-noise ratio {window.snr:.4g}, at least {settings.min_snr:g} needed")
     if window.energy_kept < settings.min_energy_kept:
         share = f"{window.energy_kept:.0%} of the energy is inside the window"
         raise UnusableError("energy outside", f"{share}, at least {settings.min_energy_kept:.0%} needed")

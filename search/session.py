@@ -49,12 +49,11 @@ def run(plan: Plan, console: Console) -> bool:
     config = replace(plan.config, resources=_fitting(plan.config.resources, console))
     if not plan.resume:
         _create(plan.folder, config, data)
-    analysis = _search(config, plan, data, console)
-    rows = trial_rows(analysis.trials)
-    write_trials(rows, plan.folder / TRIALS_FILE)
-    if not all(row.ended for row in rows):
+    analysis, finished = _search(config, plan, data, console)
+    if not finished:
         _say_how_to_resume(plan.folder, console)
         return False
+    write_trials(trial_rows(analysis.trials), plan.folder / TRIALS_FILE)
     _finish(analysis, config, dataset, plan.folder, console)
     return True
 
@@ -119,13 +118,14 @@ def _create(folder: Path, config: SearchConfig, data: Path) -> None:
     write_json(folder / SEARCH_FILE, resolved(config, {"data": str(data)}))
 
 
-def _search(config: SearchConfig, plan: Plan, data: Path, console: Console) -> ExperimentAnalysis:
+def _search(config: SearchConfig, plan: Plan, data: Path, console: Console) -> tuple[ExperimentAnalysis, bool]:
     constants = {**asdict(config.model), **asdict(config.training), "seed": config.seed}
     progress = Progress(console, plan.folder / TRIALS_FILE, config.num_samples, config.training.max_epochs)
     with closing(Tracking(config.wandb, plan.folder, constants)) as tracking, progress:
-        analysis = run_search(config, data, plan.folder, [progress, tracking], plan.resume)
-        progress.show(analysis.trials)
-    return analysis
+        analysis, finished = run_search(config, data, plan.folder, [progress, tracking], plan.resume)
+        if finished:
+            progress.show(analysis.trials)
+    return analysis, finished
 
 
 def _say_how_to_resume(folder: Path, console: Console) -> None:

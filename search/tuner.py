@@ -14,6 +14,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 import ray
 from ray import tune
 from ray.tune.analysis import ExperimentAnalysis
+from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
 
 from search.config import SearchConfig
@@ -38,17 +39,35 @@ def start_ray() -> None:
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
 
+class _Watch(tune.Callback):
+    """Notes at each of Tune's steps whether the search goes on; Tune itself calls interrupted trials terminated."""
+
+    def __init__(self, searcher: OptunaSearch):
+        self._searcher, self._settled = searcher, False
+        self.finished = False
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Before the first proposal of a restored search, settle what Optuna alone remembers."""
+        if not self._settled:
+            self._searcher.forget_unknown({trial.trial_id for trial in trials})
+            self._settled = True
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tune calls this after each of its events."""
+        self.finished = all(trial.is_finished() for trial in trials)
+
+
 def run_search(
     config: SearchConfig, dataset: Path, folder: Path, callbacks: Sequence[tune.Callback], resume: bool
-) -> ExperimentAnalysis:
+) -> tuple[ExperimentAnalysis, bool]:
     """Run a search whose state lies below `folder`, or go on with the one that lies there.
 
-    Ctrl-C ends it early with its state saved; the analysis then holds trials that have not terminated.
+    Returns:
+        Tune's records, and whether the search has finished; Ctrl-C ends it before, with its state saved.
     """
     searcher = _searcher(config, folder)
-    if resume:
-        searcher.forget_unknown({trial.trial_id for trial in ExperimentAnalysis(str(folder / EXPERIMENT)).trials})
-    return tune.run(
+    watch = _Watch(searcher)
+    analysis = tune.run(
         _trainable(config, dataset),
         name=EXPERIMENT,
         storage_path=str(folder),
@@ -60,12 +79,13 @@ def run_search(
         checkpoint_config=tune.CheckpointConfig(
             num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="min"
         ),
-        callbacks=[*callbacks, JsonLoggerCallback()],
+        callbacks=[watch, *callbacks, JsonLoggerCallback()],
         resume_config=tune.ResumeConfig() if resume else None,
         reuse_actors=True,
         raise_on_failed_trial=False,
         verbose=0,
     )
+    return analysis, watch.finished
 
 
 def _searcher(config: SearchConfig, folder: Path) -> OptunaSearch:

@@ -41,8 +41,8 @@ def run_main(monkeypatch, capsys):
 def test_every_record_becomes_a_window_or_a_reason(archive_factory, ten_events, tmp_path, make_quake):
     glitch = make_quake()
     glitch[1, 1200:1203] = 900
-    late = make_quake(onset_s=4.0) + 9 * make_quake(onset_s=30.0)
-    late[:, 500:3000] += np.random.default_rng(1).standard_normal((3, 2500))
+    long = make_quake(onset_s=8.0, seconds=90.0)
+    long[:, 800:] += 20 * np.random.default_rng(1).standard_normal((3, 8200)) * np.exp(-np.arange(8200) / 3000)
     bad = [
         {"station": "B0", "wave": glitch},
         {"station": "B1", "wave": np.full((3, 4000), np.nan)},
@@ -54,7 +54,7 @@ def test_every_record_becomes_a_window_or_a_reason(archive_factory, ten_events, 
         {"station": "S1", "event": "EMSC-20200101", "processing": "cv"},
         {"station": "B8", "fs_hz": 161.8034},
         {"station": "B9", "wave": make_quake(seconds=8.0, onset_s=2.0)},
-        {"station": "BA", "wave": late},
+        {"station": "BA", "wave": long},
     ]
     result = run(archive_factory(*ten_events, *bad), tmp_path / "out")
     counts = result.manifest["counts"]
@@ -188,10 +188,10 @@ def test_an_empty_folder_is_filled_and_a_foreign_one_refused(archive_factory, te
     assert run(paths, out).made
     shutil.rmtree(out)
     out.mkdir()
-    (out / "thesis.txt").write_text("mine")
+    (out / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="no prepared dataset; choose another"):
         run(paths, out)
-    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,16 @@ def test_the_lead_shrinks_to_a_second_before_shaking_is_lost(make_quake):
     assert window.energy_kept == pytest.approx(energy, abs=0.02)
 
 
+def test_exact_silence_before_the_shock_is_no_trouble(make_quake):
+    wave = make_quake(seconds=60.0, onset_s=20.0)
+    wave[:, :2000] = 0
+    wave[:, 0] = 1e-3  # so that the silence is no padding
+    window = process.cut(wave, 100.0, 4000, "onset")
+    assert window.onset_s == pytest.approx(5.0, abs=0.1)
+    assert window.energy_kept == pytest.approx(1, abs=1e-4)
+    assert np.isfinite(window.snr)
+
+
 def test_a_short_record_is_tapered_and_padded_at_its_end(make_quake):
     wave = make_quake(seconds=30.0, onset_s=3.0) + 1
     window = process.cut(wave, 100.0, 4000, "whole")
