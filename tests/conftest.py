@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_prep import dataset
+from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig
+
 RECORD = {
     "event": "EMSC-20200101_0000001",
     "network": "IT",
@@ -124,3 +127,40 @@ def strong_motion():
     if not folder.is_dir():
         pytest.skip(f"no real records at {folder}")
     return folder
+
+
+def write_prepared(folder, windows=60, samples=400, fs_hz=40.0, events=30, seed=0):
+    """A prepared dataset of z-scored noise under a random envelope, as prepare.py writes it."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(samples) / fs_hz
+    onset = rng.uniform(1, 3, (windows, 1, 1))
+    wave = rng.standard_normal((windows, 3, samples)) * np.exp(-np.abs(time - onset))
+    wave = (wave - wave.mean(-1, keepdims=True)) / wave.std(-1, keepdims=True)
+    rows = pd.DataFrame({
+        "event_id": [f"E{i % events}" for i in range(windows)],
+        "label": "earthquake",
+        "usable_low_hz": 0.5,
+        "usable_high_hz": 16.0,
+        **{f"std_{c}_cm_s2": rng.uniform(1, 50, windows) for c in "enz"},
+    })
+    part = pd.Series(["train"] * (windows - windows // 2) + ["val", "test"] * (windows // 4))[:windows]
+    folder.mkdir(parents=True)
+    rejected = pd.DataFrame({"record": [], "kind": [], "reason": []})
+    dataset.write_dataset(folder, wave.astype(np.float32), rows, part, rejected, {"fs_hz": fs_hz})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """Folder of a small prepared dataset: 30 windows to train, 15 to validate, 15 to test."""
+    return write_prepared(tmp_path_factory.mktemp("data") / "prepared")
+
+
+@pytest.fixture
+def trial_config():
+    """The smallest training that is a training: two epochs of a narrow network."""
+    return TrialConfig(
+        ModelConfig(latent_dim=100, base_channels=2, kernel=8),
+        TrainingConfig(batch_size=8, n_critic=2, ema_half_life=100.0, max_epochs=2),
+        EvaluationConfig(fakes=16, splits=10),
+    )

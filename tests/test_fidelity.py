@@ -1,0 +1,98 @@
+import math
+
+import pytest
+import torch
+
+from trainables import metrics
+from trainables.batches import Windows
+from trainables.fidelity import Band, Fidelity, score
+
+BAND = Band(50.0, 0.5, 20.0)
+
+
+def windows(n, seed, events=20):
+    """Z-scored coloured bursts: what real records look like to the metrics."""
+    rng = torch.Generator().manual_seed(seed)
+    spectrum = torch.fft.rfft(torch.randn(n, 3, 1000, generator=rng))
+    spectrum = spectrum / (1 + torch.arange(501) / 50)
+    time = torch.arange(1000) / 50.0
+    wave = torch.fft.irfft(spectrum, n=1000) * (0.05 + time * torch.exp(-time / 2))
+    return Windows(metrics.z_score(wave), torch.ones(n, 1), events)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Fidelity(windows(200, 1), windows(80, 2), BAND, fakes=80, splits=50, seed=0)
+
+
+def test_real_against_real_scores_about_one(judge):
+    assert 1.0 <= judge(windows(80, 3).wave)["score"] <= 1.25
+
+
+@pytest.mark.parametrize(
+    ("degrade", "part"),
+    [
+        (lambda x, k: x + 0.15 * k * torch.randn(x.shape, generator=torch.Generator().manual_seed(5)), "log_psd"),
+        (lambda x, k: torch.roll(x, 100 * k, -1), "envelope"),
+        (lambda x, k: torch.cumsum(x, -1) * 0.02 * k + x, "log_psd"),
+    ],
+)
+def test_stronger_degradation_scores_worse(judge, degrade, part):
+    real = windows(80, 3).wave
+    scores = [judge(metrics.z_score(degrade(real, level))) for level in (0, 1, 2, 4)]
+    assert all(worse["score"] > better["score"] for better, worse in zip(scores, scores[1:], strict=False))
+    parts = [s[f"fidelity/{part}"] for s in scores]
+    assert parts == sorted(parts)
+
+
+def test_a_drift_of_scale_fails_the_gate_though_the_shape_is_real(judge):
+    real = windows(80, 3).wave
+    right, doubled = judge(real), judge(2 * real)
+    assert doubled["gate/normalisation"] == pytest.approx(math.log(2), abs=1e-3)
+    assert doubled["score"] > 2 * right["score"]
+    assert doubled["fidelity/log_psd"] == pytest.approx(right["fidelity/log_psd"], rel=1e-3)
+
+
+def test_drifts_have_the_sign_and_unit_of_the_gap(judge):
+    drifts = judge(windows(80, 3).wave * 1.5)
+    assert drifts["drift/maximum"] > 5
+    assert drifts["drift/minimum"] < -5
+    assert drifts["drift/log_std"] == pytest.approx(math.log(1.5) / 0.02, rel=0.01)
+    assert abs(drifts["drift/mean"]) < 0.1
+
+
+def test_a_part_better_than_real_does_not_pay_for_a_worse_one():
+    assert score({"a": 0.1, "b": 4.0}, 0.0) == pytest.approx(2.0)
+    assert score({"a": 1.0, "b": 4.0}, 0.0) == pytest.approx(2.0)
+
+
+def test_normalisation_counts_only_beyond_its_tolerance():
+    assert score({"a": 1.0}, 0.2) == 1.0
+    assert score({"a": 1.0}, 0.6) == pytest.approx(3.0)
+
+
+def test_the_same_seed_gives_the_same_score():
+    wave = windows(80, 3).wave
+    judges = [Fidelity(windows(50, 1), windows(60, 2), BAND, 80, 50, seed=4) for _ in range(2)]
+    assert judges[0](wave) == judges[1](wave)
+
+
+@pytest.mark.parametrize(("n", "events", "resolvable"), [(60, 12, True), (40, 12, False), (60, 9, False)])
+def test_too_few_windows_or_events_are_told(n, events, resolvable):
+    judge = Fidelity(windows(60, 1), windows(n, 2, events), BAND, 64, 20, seed=0)
+    assert judge.resolvable is resolvable
+
+
+def test_floors_come_with_their_band(judge):
+    for floor in judge.floors.values():
+        assert 0 < floor["low"] < floor["median"] < floor["high"]
+
+
+def test_fewer_than_four_validation_windows_are_refused():
+    with pytest.raises(ValueError, match="only 3 validation windows"):
+        Fidelity(windows(60, 1), windows(3, 2), BAND, 64, 20, seed=0)
+
+
+def test_fewer_fakes_than_half_the_validation_windows_are_refused():
+    with pytest.raises(ValueError, match=r"evaluation.fakes is 20"):
+        Fidelity(windows(60, 1), windows(60, 2), BAND, 20, 20, seed=0)
