@@ -210,11 +210,15 @@ def with_settings(config: SearchConfig, settings: Sequence[str]) -> SearchConfig
 
 
 def _with_setting(config: SearchConfig, key: str, value: Any) -> SearchConfig:
-    if isinstance(value, list) and key not in ("baselines",):
+    """One setting; a baseline's value that the space no longer holds is left to the sampler."""
+    if isinstance(value, list) and key != "baselines":
         domain = re_ranged(key, value, config.domains.get(key))
-        return replace(config, space={**config.space, key: _json(domain)})
+        baselines = [
+            {name: held for name, held in point.items() if name != key or held in domain} for point in config.baselines
+        ]
+        return replace(config, space={**config.space, key: _json(domain)}, baselines=baselines)
     space = {name: domain for name, domain in config.space.items() if name != key}
-    baselines = [{name: fixed for name, fixed in point.items() if name != key} for point in config.baselines]
+    baselines = [{name: held for name, held in point.items() if name != key} for point in config.baselines]
     return with_values(replace(config, space=space, baselines=baselines), {key: value})
 
 

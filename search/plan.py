@@ -14,7 +14,7 @@ from rich.table import Table
 
 from search.config import SearchConfig, preset, read_config, with_settings
 from search.trials import COLUMNS
-from trainables.config import from_dict, with_values
+from trainables.config import flat, from_dict, with_values
 
 PROJECT = Path(__file__).resolve().parents[1]
 SEARCH_FILE = "search.json"
@@ -134,7 +134,7 @@ def show(plan: Plan, console: Console) -> None:
     for key, domain in config.domains.items():
         table.add_row(key, str(domain))
     console.print(table)
-    fixed = {key: value for key, value in _flat(vars(config)).items() if key not in config.space}
+    fixed = {key: value for key, value in flat(config).items() if key not in ("space", "baselines", *config.space)}
     table = Table("key", "value", title="Configuration (--set KEY=VALUE changes any)", title_justify="left")
     for key, value in fixed.items():
         table.add_row(key, str(value))
@@ -152,18 +152,6 @@ def show(plan: Plan, console: Console) -> None:
         f"The result would be in {shown_path(plan.folder)}.",
         highlight=False,
     )
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if key in ("space", "baselines"):
-            continue
-        if hasattr(value, "__dataclass_fields__"):
-            flat |= _flat(vars(value), f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def shown_path(path: Path) -> str:

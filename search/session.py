@@ -3,7 +3,7 @@
 import shutil
 import sys
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from search.tracking import Tracking, resolved_mode
 from search.trials import trial_rows, write_trials
 from search.tuner import run_search, start_ray
 from trainables.batches import PreparedDataset
-from trainables.config import with_values
+from trainables.config import flat, with_values
 from trainables.fidelity import MIN_EVENTS, MIN_WINDOWS, Band
 from trainables.training import check_fit
 
@@ -119,9 +119,8 @@ def _create(folder: Path, config: SearchConfig, data: Path) -> None:
 
 
 def _search(config: SearchConfig, plan: Plan, data: Path, console: Console) -> tuple[ExperimentAnalysis, bool]:
-    constants = {**asdict(config.model), **asdict(config.training), "seed": config.seed}
     progress = Progress(console, plan.folder / TRIALS_FILE, config.num_samples, config.training.max_epochs)
-    with closing(Tracking(config.wandb, plan.folder, constants)) as tracking, progress:
+    with closing(Tracking(config.wandb, plan.folder, flat(config.trial))) as tracking, progress:
         analysis, finished = run_search(config, data, plan.folder, [progress, tracking], plan.resume)
         if finished:
             progress.show(analysis.trials)

@@ -25,6 +25,9 @@ class Range:
         """Values to check a configuration with."""
         return self.low, self.high
 
+    def __contains__(self, value: Any) -> bool:
+        return bool(self.low <= value <= self.high)
+
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}{', logarithmic' if self.log else ''}"
 
@@ -43,6 +46,9 @@ class Choices:
     def ends(self) -> tuple[Any, ...]:
         """Values to check a configuration with."""
         return self.choices
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.choices
 
     def __str__(self) -> str:
         return " or ".join(str(choice) for choice in self.choices)

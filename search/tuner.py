@@ -44,10 +44,11 @@ class _Watch(tune.Callback):
 
     def __init__(self, searcher: OptunaSearch):
         self._searcher, self._settled = searcher, False
-        self.finished = False
+        self.finished = True  # Tune takes no step in a search that had finished before
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Before the first proposal of a restored search, settle what Optuna alone remembers."""
+        self.finished = False
         if not self._settled:
             self._searcher.forget_unknown({trial.trial_id for trial in trials})
             self._settled = True

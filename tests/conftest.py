@@ -136,13 +136,15 @@ def write_prepared(folder, windows=60, samples=400, fs_hz=40.0, events=30, seed=
     onset = rng.uniform(1, 3, (windows, 1, 1))
     wave = rng.standard_normal((windows, 3, samples)) * np.exp(-np.abs(time - onset))
     wave = (wave - wave.mean(-1, keepdims=True)) / wave.std(-1, keepdims=True)
-    rows = pd.DataFrame({
-        "event_id": [f"E{i % events}" for i in range(windows)],
-        "label": "earthquake",
-        "usable_low_hz": 0.5,
-        "usable_high_hz": 16.0,
-        **{f"std_{c}_cm_s2": rng.uniform(1, 50, windows) for c in "enz"},
-    })
+    rows = pd.DataFrame(
+        {
+            "event_id": [f"E{i % events}" for i in range(windows)],
+            "label": "earthquake",
+            "usable_low_hz": 0.5,
+            "usable_high_hz": 16.0,
+            **{f"std_{c}_cm_s2": rng.uniform(1, 50, windows) for c in "enz"},
+        }
+    )
     part = pd.Series(["train"] * (windows - windows // 2) + ["val", "test"] * (windows // 4))[:windows]
     folder.mkdir(parents=True)
     rejected = pd.DataFrame({"record": [], "kind": [], "reason": []})
@@ -164,3 +166,20 @@ def trial_config():
         TrainingConfig(batch_size=8, n_critic=2, ema_half_life=100.0, max_epochs=2),
         EvaluationConfig(fakes=16, splits=10),
     )
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """One small Ray cluster for all tests that need one."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=100 * 2**20,
+    )
+    yield
+    ray.shutdown()

@@ -4,7 +4,7 @@ import pytest
 
 from search.config import PRESETS, SearchConfig, preset, read_config, with_settings
 from search.space import Choices, Range, domain_from_json
-from trainables.config import ModelConfig, TrainingConfig, TrialConfig, from_dict, with_values
+from trainables.config import ModelConfig, TrainingConfig, TrialConfig, flat, from_dict, with_values
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,12 @@ def test_a_configuration_survives_json():
 def test_unknown_keys_and_wrong_types_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         with_values(TrialConfig(), values)
+
+
+def test_flat_keys_and_back():
+    config = preset("itaca").trial
+    assert flat(config)["model.latent_dim"] == 800
+    assert with_values(TrialConfig(), flat(config)) == config
 
 
 def test_sampled_values_are_laid_over_the_base():
@@ -92,6 +98,12 @@ def test_setting_a_searched_parameter_fixes_it_for_baselines_too():
 def test_setting_a_list_moves_the_ends_of_a_range_and_keeps_its_scale():
     config = with_settings(preset("itaca"), ["training.batch_size=[16, 32]"])
     assert config.domains["training.batch_size"] == Range(16, 32, log=True)
+    assert [point["training.batch_size"] for point in config.baselines] == [16, 32, 32]
+
+
+def test_a_baseline_s_value_outside_the_new_range_is_left_to_the_sampler():
+    config = with_settings(preset("itaca"), ["training.batch_size=[20, 64]"])
+    assert [point.get("training.batch_size") for point in config.baselines] == [None, 32, 32]
 
 
 def test_setting_a_list_for_a_fixed_parameter_makes_it_a_choice():
@@ -119,7 +131,7 @@ def test_bad_settings_are_refused(setting, message):
 
 @pytest.mark.parametrize("content", [{"low": 1}, {"choices": []}, {"low": 0, "high": 1, "log": True}, 5, "abc"])
 def test_a_space_that_is_none_is_refused_with_its_key(content):
-    with pytest.raises(ValueError, match="space of model.kernel"):
+    with pytest.raises(ValueError, match=r"space of model\.kernel"):
         domain_from_json("model.kernel", content)
 
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -40,7 +41,7 @@ def test_real_against_real_scores_about_one(judge):
 def test_stronger_degradation_scores_worse(judge, degrade, part):
     real = windows(80, 3).wave
     scores = [judge(metrics.z_score(degrade(real, level))) for level in (0, 1, 2, 4)]
-    assert all(worse["score"] > better["score"] for better, worse in zip(scores, scores[1:], strict=False))
+    assert all(worse["score"] > better["score"] for better, worse in itertools.pairwise(scores))
     parts = [s[f"fidelity/{part}"] for s in scores]
     assert parts == sorted(parts)
 

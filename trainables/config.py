@@ -128,3 +128,15 @@ def with_values(config: T, values: Mapping[str, Any]) -> T:
                 raise ValueError(f"unknown configuration key '{path}'")
         target[name] = value
     return from_dict(type(config), content)
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """A configuration as flat dotted keys, the inverse of `with_values`; dictionaries and lists are left whole."""
+    content: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            content |= {f"{f.name}.{key}": inner for key, inner in flat(value).items()}
+        else:
+            content[f.name] = value
+    return content

@@ -1,0 +1,173 @@
+import io
+import math
+import re
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from ray.tune.experiment import Trial
+from rich.console import Console
+
+from search.config import SchedulerConfig
+from search.progress import Progress, _clock
+from search.schedulers import make_scheduler
+from search.trials import best_row, trial_rows, write_trials
+
+
+def trial(number, status=Trial.RUNNING, score=None, best=None, epoch=0, last_epoch=False, reason=""):
+    last = (
+        {}
+        if score is None
+        else {
+            "score": score,
+            "epoch": epoch,
+            "samples": 10 * epoch,
+            "seconds": 2.0,
+            "time_total_s": 2.0 * epoch,
+            "last_epoch": last_epoch,
+            "stop_reason": reason,
+        }
+    )
+    return SimpleNamespace(
+        trial_id=f"id{number}",
+        experiment_tag=f"{number}_x=1",
+        status=status,
+        last_result=last,
+        metric_analysis={"score": {"min": best if best is not None else score}} if last else {},
+        config={"model.latent_dim": 100 + number},
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "kwargs", "state", "reason"),
+    [
+        (Trial.PENDING, {}, "waiting", ""),
+        (Trial.PAUSED, {"score": 2.0, "epoch": 1}, "waiting", ""),
+        (Trial.RUNNING, {"score": 2.0, "epoch": 1}, "running", ""),
+        (Trial.ERROR, {}, "failed", "error"),
+        (Trial.TERMINATED, {"score": 2.0, "epoch": 9, "last_epoch": True}, "complete", ""),
+        (Trial.TERMINATED, {"score": 2.0, "epoch": 4}, "stopped", "scheduler: others did better"),
+        (Trial.TERMINATED, {"score": 2.0, "epoch": 4, "reason": "drift: x"}, "stopped", "drift: x"),
+        (
+            Trial.TERMINATED,
+            {"score": math.inf, "epoch": 9, "last_epoch": True, "reason": "diverged: y"},
+            "stopped",
+            "diverged: y",
+        ),
+    ],
+)
+def test_state_and_reason_of_each_ending(status, kwargs, state, reason):
+    (row,) = trial_rows([trial(1, status, **kwargs)])
+    assert (row.state, row.stop_reason) == (state, reason)
+    assert row.ended is (state in ("complete", "stopped", "failed"))
+
+
+def test_rows_keep_the_order_of_creation_and_the_best_score():
+    rows = trial_rows([trial(10, score=3.0, best=1.5, epoch=2), trial(2, score=2.0, epoch=1), trial(3)])
+    assert [row.trial_id for row in rows] == ["id2", "id3", "id10"]
+    assert best_row(rows).trial_id == "id10"
+    assert best_row(trial_rows([trial(1), trial(2, score=math.inf, epoch=1)])) is None
+
+
+def test_trials_csv_has_the_columns_of_the_contract(tmp_path):
+    file = tmp_path / "trials.csv"
+    write_trials(trial_rows([trial(1, Trial.TERMINATED, 2.0, epoch=9, last_epoch=True), trial(2)]), file)
+    table = pd.read_csv(file)
+    assert list(table.columns) == [
+        "trial_id",
+        "state",
+        "stop_reason",
+        "epochs",
+        "samples",
+        "score",
+        "seconds",
+        "model.latent_dim",
+    ]
+    assert table["score"].tolist()[0] == 2.0
+    assert math.isnan(table["score"][1])
+    assert [f.name for f in tmp_path.iterdir()] == ["trials.csv"]
+
+
+def follow(tmp_path, steps, terminal=False):
+    stream = io.StringIO()
+    console = Console(file=stream, width=110, force_terminal=terminal)
+    with Progress(console, tmp_path / "trials.csv", num_samples=4, max_epochs=9) as progress:
+        for ended, trials in steps:
+            for one in ended:
+                progress.on_trial_complete(0, trials, one)
+            progress.show(trials)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+
+
+def test_without_a_terminal_each_ended_trial_gets_one_line(tmp_path):
+    ended = trial(1, Trial.TERMINATED, 5.0, epoch=4, reason="drift: minimum")
+    text = follow(tmp_path, [([ended], [ended, trial(2)]), ([], [ended, trial(2)])])
+    assert text.count("\n") == 1
+    assert "1 of 4 ended: trial id1 stopped at epoch 4, score 5.00 (drift: minimum); best so far 5.00" in text
+
+
+def test_a_resumed_search_does_not_announce_what_had_ended_before(tmp_path):
+    assert follow(tmp_path, [([], [trial(1, Trial.TERMINATED, 5.0, epoch=4)])]) == ""
+
+
+def test_the_table_shows_state_epoch_score_best_and_time_left(tmp_path):
+    trials = [
+        trial(1, Trial.TERMINATED, 5.0, epoch=9, last_epoch=True),
+        trial(2, score=4.0, epoch=3),
+        trial(3, Trial.PENDING),
+    ]
+    text = follow(tmp_path, [([], trials)], terminal=True)
+    for expected in (
+        "1 of 4 trials ended",
+        "best so far 4.00 (trial id2)",
+        "complete",
+        "3/9",
+        "★",
+        "≤ 0:12",
+        "waiting",
+    ):
+        assert expected in text
+
+
+def test_of_many_trials_the_running_and_the_best_are_shown(tmp_path):
+    trials = [trial(i, Trial.TERMINATED, float(i), epoch=9, last_epoch=True) for i in range(1, 40)] + [trial(40)]
+    text = follow(tmp_path, [([], trials)], terminal=True)
+    assert "id40" in text
+    assert "id5 " in text
+    assert "id39 " not in text
+    assert "20 more trials in trials.csv" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3725, "1:02:05"), (math.nan, "time unknown")]
+)
+def test_clock(seconds, text):
+    assert _clock(seconds) == text
+
+
+def decisions(scheduler, scores, epoch):
+    """What a scheduler says of trials that report these scores at this epoch, one after the other."""
+    found = []
+    for i, score in enumerate(scores):
+        one = SimpleNamespace(trial_id=f"t{i}")
+        scheduler.on_trial_add(None, one)
+        found.append(scheduler.on_trial_result(None, one, {"score": score, "epoch": epoch}))
+    return found
+
+
+def test_asha_stops_the_worse_at_a_rung_and_nobody_before():
+    config = SchedulerConfig(grace_epochs=3, reduction_factor=3)
+    assert decisions(make_scheduler(config, 27), [1.0, 9.0, 8.0, 7.0], 2) == ["CONTINUE"] * 4
+    assert decisions(make_scheduler(config, 27), [1.0, 9.0, 0.5, 7.0], 3) == ["CONTINUE", "STOP", "CONTINUE", "STOP"]
+
+
+def test_asha_counts_epochs_to_the_last():
+    assert decisions(make_scheduler(SchedulerConfig(), 9), [1.0], 9) == ["STOP"]
+
+
+def test_a_grace_beyond_the_last_epoch_is_the_last_epoch():
+    assert decisions(make_scheduler(SchedulerConfig(grace_epochs=50), 2), [1.0, 2.0], 1) == ["CONTINUE"] * 2
+
+
+def test_without_a_scheduler_nobody_is_stopped():
+    assert decisions(make_scheduler(SchedulerConfig(name="none"), 9), [1.0, 9.0, 50.0], 3) == ["CONTINUE"] * 3

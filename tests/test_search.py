@@ -1,0 +1,289 @@
+"""Whole searches on a small Ray cluster, from prepared data to the exported generator."""
+
+import io
+import json
+import math
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import torch
+from optuna.trial import TrialState
+from ray import tune
+from rich.console import Console
+
+from search import plan, session
+from search.export import load_best
+from search.generate import write_waveforms
+from search.run import parse_arguments
+from trainables.batches import PreparedDataset
+
+# Tune leaves the results file of an interrupted trial to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:unclosed file.*result\.json:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+SMALL = [
+    "model.base_channels=2",
+    "model.kernel=8",
+    "training.batch_size=[4, 8]",
+    "model.latent_dim=[100, 120]",
+    "evaluation.fakes=16",
+    "evaluation.splits=10",
+    "scheduler.grace_epochs=1",
+    "wandb.mode=offline",
+    "resources.max_concurrent=1",
+]
+
+
+def search(results, data, *arguments):
+    """Run a small search; what it printed, and its folder."""
+    settings = [part for text in SMALL for part in ("--set", text)]
+    given = ["--data", str(data), "--preset", "demo", "--results", str(results), *settings, *arguments]
+    return run(plan.make(parse_arguments(given), {}))
+
+
+def run(planned):
+    stream = io.StringIO()
+    finished = session.run(planned, Console(file=stream, soft_wrap=True))
+    return planned.folder, stream.getvalue(), finished
+
+
+def study(folder):
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal")))
+    return optuna.load_study(study_name="search", storage=storage)
+
+
+@pytest.fixture(scope="module")
+def result(cluster, prepared, tmp_path_factory):
+    """A finished search of four trials of at most three epochs."""
+    folder, text, finished = search(
+        tmp_path_factory.mktemp("results"), prepared, "--num-samples", "4", "--max-epochs", "3", "--name", "small"
+    )
+    assert finished
+    return folder, text
+
+
+def test_a_search_leaves_what_the_contract_names(result):
+    folder, _ = result
+    assert {f.name for f in folder.iterdir()} == {
+        "search.json",
+        "trials.csv",
+        "optuna.journal",
+        "tune",
+        "wandb",
+        "best",
+        "generated.npy",
+        "waveforms.png",
+    }
+    assert {f.name for f in (folder / "best").iterdir()} == {
+        "config.json",
+        "generator.safetensors",
+        "metrics.json",
+        "scales.npy",
+        "README.md",
+    }
+
+
+def test_every_trial_has_its_row_and_some_stop_early(result):
+    folder, _ = result
+    table = pd.read_csv(folder / "trials.csv")
+    assert len(table) == 4
+    assert set(table["state"]) <= {"complete", "stopped"}
+    assert (table["state"] == "stopped").any()
+    assert table.loc[table["state"] == "stopped", "stop_reason"].str.contains("scheduler|drift|diverged").all()
+    assert (table.loc[table["state"] == "complete", "epochs"] == 3).all()
+    assert table["model.latent_dim"].between(100, 120).all()
+
+
+def test_the_best_of_all_epochs_is_exported(result):
+    folder, text = result
+    lines = [line for file in folder.glob("tune/*/result.json") for line in file.read_text().splitlines()]
+    scores = [json.loads(line)["score"] for line in lines]
+    metrics = json.loads((folder / "best" / "metrics.json").read_text())
+    assert metrics["validation"]["score"] == min(scores)
+    assert f"{min(scores):.2f} on validation" in text
+    assert metrics["trial_id"] in text
+
+
+def test_optuna_knows_how_each_trial_ended(result):
+    folder, _ = result
+    table = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str}).set_index("trial_id")
+    told = {trial.user_attrs["tune_trial_id"]: trial.state for trial in study(folder).trials}
+    expected = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+    assert told == {trial_id: expected[state] for trial_id, state in table["state"].items()}
+
+
+def test_the_exported_generator_is_the_trained_one(result, prepared):
+    folder, _ = result
+    generator, config = load_best(folder)
+    assert (config["samples"], config["fs_hz"], config["labels"]) == (400, 40.0, ["earthquake"])
+    with torch.no_grad():
+        wave = generator(torch.randn(3, generator.latent_dim), torch.ones(3, 1))
+    assert wave.shape == (3, 3, 400)
+    assert torch.isfinite(wave).all()
+
+
+def test_the_output_says_where_things_are_and_what_to_try_next(result):
+    _, text = result
+    for expected in ("Score not resolvable", "4 of 4 ended", "best/", "search/generate.py", "--trial", "wandb sync"):
+        assert expected in text
+
+
+def test_each_trial_has_an_offline_wandb_run(result):
+    folder, _ = result
+    table = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str})
+    runs = [f.name for f in (folder / "wandb").glob("offline-run-*")]
+    assert sorted(name.rsplit("-", 1)[1] for name in runs) == sorted(table["trial_id"])
+    assert all(any((folder / "wandb" / name).glob("*.wandb")) for name in runs)
+
+
+def test_no_pickle_and_no_half_file_is_in_the_export(result):
+    folder, _ = result
+    assert not list(folder.rglob("*.partial*"))
+    assert not [f for f in (folder / "best").iterdir() if f.suffix in (".pt", ".pkl")]
+
+
+def test_generating_is_seeded_finite_and_float32(result, tmp_path):
+    folder, _ = result
+    for name in ("a", "b"):
+        write_waveforms(folder, 70, tmp_path / f"{name}.npy", seed=5)
+    write_waveforms(folder, 70, tmp_path / "c.npy", seed=6)
+    a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
+    assert (a.shape, a.dtype) == ((70, 3, 400), np.float32)
+    assert np.isfinite(a).all()
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+    np.testing.assert_allclose(a.std(-1), 1, atol=1e-4)
+    np.testing.assert_allclose(a.mean(-1), 0, atol=1e-4)
+
+
+def test_physical_units_have_the_scales_of_one_training_record_each(result, prepared, tmp_path):
+    folder, _ = result
+    write_waveforms(folder, 20, tmp_path / "x.npy", units="cm/s2")
+    found = np.load(tmp_path / "x.npy").std(-1)
+    rows = pd.read_parquet(prepared / "train.parquet")[[f"std_{c}_cm_s2" for c in "enz"]].to_numpy()
+    distance = np.abs(found[:, None] / rows - 1).max(-1).min(1)
+    assert distance.max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"count": 0}, "--count is 0"),
+        ({"out": "x.txt"}, r"ends in '\.txt'; expected one of \.npy"),
+        ({"out": "no/x.npy"}, "does not exist; create it first"),
+        ({"label": "noise"}, "trained on earthquake alone"),
+    ],
+)
+def test_generate_refuses_what_it_cannot_do_and_writes_nothing(result, tmp_path, kwargs, message):
+    folder, _ = result
+    count, out = kwargs.pop("count", 1), tmp_path / kwargs.pop("out", "x.npy")
+    with pytest.raises(ValueError, match=message):
+        write_waveforms(folder, count, out, **kwargs)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["config.json", "generator.safetensors"])
+def test_a_folder_without_a_whole_export_is_refused(result, tmp_path, missing):
+    folder, _ = result
+    (tmp_path / "best").mkdir()
+    for file in (folder / "best").iterdir():
+        if file.name != missing:
+            (tmp_path / "best" / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match=f"{missing} does not exist; expected the folder of a finished search"):
+        load_best(tmp_path)
+
+
+def test_resuming_a_finished_search_exports_the_same_again(result):
+    folder, _ = result
+    before = (folder / "best" / "metrics.json").read_text(), (folder / "trials.csv").read_text()
+    arguments = parse_arguments(["--results", str(folder.parent), "--name", folder.name, "--resume"])
+    _, text, finished = run(plan.make(arguments, {}))
+    assert finished
+    assert "ended: trial" not in text
+    assert ((folder / "best" / "metrics.json").read_text(), (folder / "trials.csv").read_text()) == before
+
+
+def test_a_trial_can_be_trained_again_alone(result, prepared):
+    folder, _ = result
+    trial_id = json.loads((folder / "best" / "metrics.json").read_text())["trial_id"]
+    arguments = ["--data", str(prepared), "--results", str(folder.parent), "--trial", f"{folder}:{trial_id}"]
+    again, _, finished = run(plan.make(parse_arguments([*arguments, "--name", "again"]), {}))
+    assert finished
+    old = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str}).set_index("trial_id").loc[trial_id]
+    new = pd.read_csv(again / "trials.csv").iloc[0]
+    assert new["score"] == pytest.approx(old["score"])
+    assert new["epochs"] == old["epochs"]
+
+
+def test_one_at_a_time_the_same_seed_proposes_and_scores_the_same(result, prepared, tmp_path):
+    folder, _ = result
+    again, _, _ = search(tmp_path, prepared, "--num-samples", "4", "--max-epochs", "3", "--name", "small")
+    columns = ["state", "epochs", "score", "model.latent_dim", "training.critic_lr", "training.batch_size"]
+    first, second = (pd.read_csv(f / "trials.csv")[columns] for f in (folder, again))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_trial_that_fails_is_told_as_failed_and_the_others_go_on(cluster, prepared, tmp_path, monkeypatch):
+    def open_once(folder):
+        raise RuntimeError("disk on fire")
+
+    monkeypatch.setattr(PreparedDataset, "count", lambda self, name: 10_000)  # passes the check before the start
+    settings = ["--set", "training.batch_size=[20, 60]", "--num-samples", "4", "--max-epochs", "1", "--name", "x"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PreparedDataset, "part", lambda self, name: open_once(name))
+        with pytest.raises(RuntimeError, match="disk on fire"):
+            search(tmp_path, prepared, *settings)
+    assert not (tmp_path / "x").exists()
+    folder, _, _ = search(tmp_path, prepared, *settings)
+    table = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str}).set_index("trial_id")
+    assert (table["state"] == "failed").equals(table["training.batch_size"] > 30)
+    assert set(table["state"]) >= {"failed"}
+    states = {trial.user_attrs["tune_trial_id"]: trial.state for trial in study(folder).trials}
+    assert all((states[i] is TrialState.FAIL) == (state == "failed") for i, state in table["state"].items())
+
+
+def test_when_every_trial_diverges_there_is_nothing_to_export(cluster, prepared, tmp_path):
+    with pytest.raises(ValueError, match="no trial has finished an epoch with a finite score"):
+        search(tmp_path, prepared, "--set", "training.critic_lr=1e30", "--num-samples", "2", "--name", "x")
+    table = pd.read_csv(tmp_path / "x" / "trials.csv")
+    assert table["stop_reason"].str.startswith("diverged").all()
+    assert all(math.isinf(score) or math.isnan(score) for score in table["score"])
+    assert [trial.state for trial in study(tmp_path / "x").trials] == [TrialState.PRUNED] * 2
+    assert not (tmp_path / "x" / "best").exists()
+
+
+def test_a_search_can_be_interrupted_and_resumed(cluster, prepared, tmp_path, monkeypatch):
+    class Interrupt(tune.Callback):
+        """Presses Ctrl-C, as Tune sees it, once three epochs have been reported."""
+
+        seen = 0
+
+        def on_trial_result(self, iteration, trials, trial, result, **info):
+            import signal
+
+            Interrupt.seen += 1
+            if Interrupt.seen == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    run_search = session.run_search
+
+    def interrupted(config, data, folder, callbacks, resume):
+        return run_search(config, data, folder, [*callbacks, Interrupt()], resume)
+
+    monkeypatch.setattr(session, "run_search", interrupted)
+    arguments = ["--num-samples", "3", "--max-epochs", "4", "--name", "x", "--set", "scheduler.name=none"]
+    folder, text, finished = search(tmp_path, prepared, *arguments)
+    assert not finished
+    assert "--name x" in text
+    assert "--resume" in text
+    assert not (folder / "best").exists()
+    planned = plan.make(parse_arguments(["--results", str(tmp_path), "--name", "x", "--resume"]), {})
+    _, _, finished = run(planned)
+    assert finished
+    table = pd.read_csv(folder / "trials.csv")
+    assert table["epochs"].tolist() == [4, 4, 4]
+    assert set(table["state"]) == {"complete"}
+    assert [trial.state for trial in study(folder).trials] == [TrialState.COMPLETE] * 3
