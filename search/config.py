@@ -205,7 +205,7 @@ def with_settings(config: SearchConfig, settings: Sequence[str]) -> SearchConfig
         key, found, value = text.partition("=")
         if not found:
             raise ValueError(f"--set {text}: expected KEY=VALUE, such as --set model.base_channels=8")
-        config = _with_setting(config, key.strip(), _parse(value))
+        config = _with_setting(config, key.strip(), parse(value))
     return config
 
 
@@ -222,7 +222,8 @@ def _with_setting(config: SearchConfig, key: str, value: Any) -> SearchConfig:
     return with_values(replace(config, space=space, baselines=baselines), {key: value})
 
 
-def _parse(text: str) -> Any:
+def parse(text: str) -> Any:
+    """A value as JSON, or the text itself where it is none."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -1,36 +1,24 @@
 """The best configuration of a search as a folder that needs nothing of the search: `best/`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from data_prep.files import write_json, write_text, written_whole
+from search.exported import BEST, CARD, CONFIG, FORMAT, METRICS, SCALES, WEIGHTS
 from search.trials import best_row, trial_rows
 from trainables.batches import PreparedDataset
 from trainables.checkpoint import load_checkpoint
-from trainables.config import ModelConfig, TrialConfig, from_dict, with_values
+from trainables.config import TrialConfig, with_values
 from trainables.fidelity import describe
 from trainables.generator import Generator
 from trainables.training import Judge
-
-BEST = "best"
-CONFIG, WEIGHTS, METRICS, SCALES, CARD = (
-    "config.json",
-    "generator.safetensors",
-    "metrics.json",
-    "scales.npy",
-    "README.md",
-)
-# Format of the folder; a later one that differs gets the next number.
-FORMAT = 1
 
 
 def best_state(analysis: ExperimentAnalysis) -> tuple[Trial, dict[str, Any]]:
@@ -132,26 +120,3 @@ def _remove_earlier(folder: Path) -> None:
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
-
-
-def load_best(result: Path) -> tuple[Generator, dict[str, Any]]:
-    """The exported generator of a result folder in evaluation mode, and its `config.json`.
-
-    Raises:
-        ValueError: if the folder has no complete export.
-    """
-    folder = result / BEST
-    for name in (CONFIG, WEIGHTS, SCALES):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder / name} does not exist; expected the folder of a finished search, results/NAME")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if config["format"] != FORMAT:
-        raise ValueError(f"{folder / CONFIG} has format {config['format']}; this version reads {FORMAT}")
-    generator = Generator(from_dict(ModelConfig, config["model"]), config["samples"])
-    generator.load_state_dict(load_file(folder / WEIGHTS))
-    return generator.eval(), config
-
-
-def load_scales(result: Path) -> torch.Tensor:
-    """Standard deviations in cm/s² to scale waveforms with, (N, 3)."""
-    return torch.from_numpy(np.load(result / BEST / SCALES, allow_pickle=False))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_prep.command import run_command
 from data_prep.files import written_whole
-from search.export import load_best, load_scales
+from search.exported import load_best, load_scales
 from trainables.batches import LABELS
 from trainables.metrics import z_score
 

@@ -1,19 +1,17 @@
 """What a search is going to do, decided from the command line before anything is written."""
 
 import argparse
+import csv
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from search.config import SearchConfig, preset, read_config, with_settings
-from search.trials import COLUMNS
+from search.config import SearchConfig, parse, preset, read_config, with_settings
 from trainables.config import flat, from_dict, with_values
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -91,17 +89,12 @@ def _one_trial(text: str) -> SearchConfig:
     if not (folder / TRIALS_FILE).is_file():
         raise ValueError(f"--trial {text}: {folder / TRIALS_FILE} does not exist; expected RESULT:ID")
     config = read_config(folder / SEARCH_FILE)
-    rows = pd.read_csv(folder / TRIALS_FILE, dtype={"trial_id": str}).set_index("trial_id", drop=False)
-    if trial_id not in rows.index:
-        raise ValueError(
-            f"--trial {text}: no trial {trial_id} in {folder / TRIALS_FILE}; known: {', '.join(rows.index)}"
-        )
-    values = {key: _plain(rows.loc[trial_id, key]) for key in rows.columns if key not in COLUMNS}
+    with (folder / TRIALS_FILE).open(newline="", encoding="utf-8") as file:
+        rows = {row["trial_id"]: row for row in csv.DictReader(file)}
+    if trial_id not in rows:
+        raise ValueError(f"--trial {text}: no such trial in {folder / TRIALS_FILE}; known: {', '.join(rows)}")
+    values = {key: parse(value) for key, value in rows[trial_id].items() if key in flat(config.trial)}
     return with_values(replace(config, space={}, baselines=[], num_samples=1), values)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
 
 
 def _new_folder(results: Path, name: str | None, preset_name: str) -> Path:
@@ -140,15 +133,16 @@ def show(plan: Plan, console: Console) -> None:
         table.add_row(key, str(value))
     console.print(table)
     if config.baselines:
-        table = Table(*[key.partition(".")[2] for key in config.baselines[0]], title="Tried first: hand-tuned runs")
-        for point in config.baselines:
-            table.add_row(*[f"{value:g}" for value in point.values()])
+        runs = [f"run {number + 1}" for number in range(len(config.baselines))]
+        table = Table("parameter", *runs, title="Tried first", title_justify="left")
+        for key in config.space:
+            table.add_row(key, *[f"{point[key]:g}" if key in point else "drawn" for point in config.baselines])
         console.print(table)
     resources = config.resources
     console.print(
         f"{config.num_samples} trials of at most {config.training.max_epochs} epochs, "
         f"each with {resources.cpus_per_trial} CPU and {resources.gpus_per_trial:g} GPU; "
-        f"at most {resources.max_concurrent or 'as many as fit'} at once.\n"
+        f"{resources.max_concurrent or 'as many as fit'} at once.\n"
         f"The result would be in {shown_path(plan.folder)}.",
         highlight=False,
     )

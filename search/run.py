@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from data_prep.command import run_command
-from search import plan, session
+from search import plan
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -53,6 +53,8 @@ def main() -> None:
     if arguments.dry_run:
         plan.show(planned, console)
         return
+    from search import session  # here, because Ray and torch take seconds to import
+
     if not session.run(planned, console):
         sys.exit(130)
 

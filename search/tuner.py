@@ -25,17 +25,23 @@ from trainables.trainable import run_trial
 
 EXPERIMENT = "tune"
 JOURNAL = "optuna.journal"
+# Ray's launcher leaves this file on the head of a cluster.
+RAY_UP_MARK = Path("~/ray_bootstrap_config.yaml")
 OBJECT_STORE_BYTES = 200 * 2**20
 
 
 def start_ray() -> None:
-    """Join the Ray cluster this machine belongs to, or start one of this machine alone, quietly."""
+    """Join the Ray cluster of this machine, or start one of this machine alone, quietly.
+
+    A cluster is what `RAY_ADDRESS` names, or what `ray up` made of this machine. Another search's own Ray is none:
+    it ends with that search.
+    """
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:
+    if "RAY_ADDRESS" in os.environ or RAY_UP_MARK.expanduser().exists():
+        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
+    else:
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
 

@@ -129,7 +129,7 @@ def strong_motion():
     return folder
 
 
-def write_prepared(folder, windows=60, samples=400, fs_hz=40.0, events=30, seed=0):
+def _write_prepared(folder, windows=60, samples=400, fs_hz=40.0, events=30, seed=0):
     """A prepared dataset of z-scored noise under a random envelope, as prepare.py writes it."""
     rng = np.random.default_rng(seed)
     time = np.arange(samples) / fs_hz
@@ -153,9 +153,15 @@ def write_prepared(folder, windows=60, samples=400, fs_hz=40.0, events=30, seed=
 
 
 @pytest.fixture(scope="session")
+def write_prepared():
+    """Write a small prepared dataset into a folder, which is returned."""
+    return _write_prepared
+
+
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """Folder of a small prepared dataset: 30 windows to train, 15 to validate, 15 to test."""
-    return write_prepared(tmp_path_factory.mktemp("data") / "prepared")
+    return _write_prepared(tmp_path_factory.mktemp("data") / "prepared")
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_a_dry_run_shows_configuration_space_resources_and_baselines(tmp_path):
         "1e-05 to 0.001, logarithmic",
         "base_channels",
         "4 CPU and 1 GPU",
-        "hand-tuned",
+        "Tried first",
         "itaca-1",
     ):
         assert expected in text

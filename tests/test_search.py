@@ -14,7 +14,7 @@ from ray import tune
 from rich.console import Console
 
 from search import plan, session
-from search.export import load_best
+from search.exported import load_best
 from search.generate import write_waveforms
 from search.run import parse_arguments
 from trainables.batches import PreparedDataset
