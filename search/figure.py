@@ -20,9 +20,11 @@ BANDS_SHOWN = (0.16, 0.84)
 
 def draw_waveforms(real_NCT: Tensor, generated_NCT: Tensor, band: Band, title: str, file: Path) -> None:
     """Write a PNG: a few records of each kind, and the median and 16-84 % band of spectrum and envelope of all."""
-    figure = Figure(figsize=(13, 9), layout="constrained")
+    figure = Figure(figsize=(13, 8), layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplot_mosaic([[f"real{i}", f"generated{i}", "psd" if i < 2 else "envelope"] for i in range(SHOWN)])
+    records, features = figure.subfigures(1, 2, width_ratios=[2, 1])
+    axes = records.subplot_mosaic([[f"real{i}", f"generated{i}"] for i in range(SHOWN)])
+    axes |= features.subplot_mosaic([["psd"], ["envelope"]])
     kinds = {"real": real_NCT, "generated": metrics.z_score(generated_NCT)}
     for kind, wave in kinds.items():
         for i in range(min(SHOWN, len(wave))):

@@ -87,6 +87,11 @@ class OptunaSearch(Searcher):
             if trial.user_attrs.get(TUNE_ID) not in known:
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
+    def settle(self) -> None:
+        """At the end of a search, prune the trials that were cut off with it; Tune does not tell of them."""
+        for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
+            self._study.tell(trial.number, state=TrialState.PRUNED if trial.intermediate_values else TrialState.FAIL)
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing to write: the journal is the state. Tune wants the file to exist."""
         Path(checkpoint_path).touch()

@@ -66,9 +66,12 @@ def _state(status: str, last: dict[str, Any]) -> tuple[str, str]:
         return "failed", "error"
     if status != Trial.TERMINATED:
         return ("running" if status == Trial.RUNNING else "waiting"), ""
-    if last.get("stop_reason") or not last.get("last_epoch"):
-        return "stopped", last.get("stop_reason") or "scheduler: others did better"
-    return "complete", ""
+    if last.get("stop_reason"):
+        return "stopped", last["stop_reason"]
+    if last.get("last_epoch"):
+        return "complete", ""
+    # Tune marks the last result of a trial that its scheduler stops, not of one cut off with the whole search.
+    return "stopped", "scheduler: others did better" if last.get("done") else "budget: time is up"
 
 
 def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:

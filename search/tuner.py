@@ -92,6 +92,8 @@ def run_search(
         raise_on_failed_trial=False,
         verbose=0,
     )
+    if watch.finished:
+        searcher.settle()
     return analysis, watch.finished
 
 

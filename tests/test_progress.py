@@ -14,7 +14,7 @@ from search.schedulers import make_scheduler
 from search.trials import best_row, trial_rows, write_trials
 
 
-def trial(number, status=Trial.RUNNING, score=None, best=None, epoch=0, last_epoch=False, reason=""):
+def trial(number, status=Trial.RUNNING, score=None, best=None, epoch=0, last_epoch=False, reason="", done=False):
     last = (
         {}
         if score is None
@@ -26,6 +26,7 @@ def trial(number, status=Trial.RUNNING, score=None, best=None, epoch=0, last_epo
             "time_total_s": 2.0 * epoch,
             "last_epoch": last_epoch,
             "stop_reason": reason,
+            "done": done,
         }
     )
     return SimpleNamespace(
@@ -46,7 +47,9 @@ def trial(number, status=Trial.RUNNING, score=None, best=None, epoch=0, last_epo
         (Trial.RUNNING, {"score": 2.0, "epoch": 1}, "running", ""),
         (Trial.ERROR, {}, "failed", "error"),
         (Trial.TERMINATED, {"score": 2.0, "epoch": 9, "last_epoch": True}, "complete", ""),
-        (Trial.TERMINATED, {"score": 2.0, "epoch": 4}, "stopped", "scheduler: others did better"),
+        (Trial.TERMINATED, {"score": 2.0, "epoch": 4, "done": True}, "stopped", "scheduler: others did better"),
+        (Trial.TERMINATED, {"score": 2.0, "epoch": 4}, "stopped", "budget: time is up"),
+        (Trial.TERMINATED, {}, "stopped", "budget: time is up"),
         (Trial.TERMINATED, {"score": 2.0, "epoch": 4, "reason": "drift: x"}, "stopped", "drift: x"),
         (
             Trial.TERMINATED,

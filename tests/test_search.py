@@ -245,6 +245,17 @@ def test_a_trial_that_fails_is_told_as_failed_and_the_others_go_on(cluster, prep
     assert all((states[i] is TrialState.FAIL) == (state == "failed") for i, state in table["state"].items())
 
 
+def test_a_search_whose_time_is_up_exports_the_best_so_far(cluster, prepared, tmp_path):
+    arguments = ["--num-samples", "50", "--max-epochs", "1000", "--max-hours", "0.003", "--name", "x"]
+    folder, _, finished = search(tmp_path, prepared, *arguments, "--set", "scheduler.name=none")
+    assert finished
+    assert (folder / "best" / "generator.safetensors").is_file()
+    table = pd.read_csv(folder / "trials.csv")
+    assert table["stop_reason"].str.startswith(("budget", "drift", "diverged")).all()
+    assert "budget: time is up" in set(table["stop_reason"])
+    assert not [trial for trial in study(folder).trials if trial.state is TrialState.RUNNING]
+
+
 def test_when_every_trial_diverges_there_is_nothing_to_export(cluster, prepared, tmp_path):
     with pytest.raises(ValueError, match="no trial has finished an epoch with a finite score"):
         search(tmp_path, prepared, "--set", "training.critic_lr=1e30", "--num-samples", "2", "--name", "x")
