@@ -22,7 +22,8 @@ def draw_waveforms(real_NCT: Tensor, generated_NCT: Tensor, band: Band, title: s
     """Write a PNG: a few records of each kind, and the median and 16-84 % band of spectrum and envelope of all."""
     figure = Figure(figsize=(13, 8), layout="constrained")
     figure.suptitle(title)
-    records, features = figure.subfigures(1, 2, width_ratios=[2, 1])
+    grid = figure.add_gridspec(1, 2, width_ratios=[2, 1])
+    records, features = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     axes = records.subplot_mosaic([[f"real{i}", f"generated{i}"] for i in range(SHOWN)])
     axes |= features.subplot_mosaic([["psd"], ["envelope"]])
     kinds = {"real": real_NCT, "generated": metrics.z_score(generated_NCT)}
