@@ -53,11 +53,18 @@ class PreparedSummary:
             f"{counts['records']} records: {counts['windows']} windows of {self.manifest['samples']} samples at "
             f"{self.manifest['fs_hz']:g} Hz, {sum(counts['rejected'].values())} rejected",
             *(f"  {count:5d}  {kind}" for kind, count in sorted(counts["rejected"].items(), key=lambda x: -x[1])),
+            *self._low_pass(),
             f"parts: {parts}",
             f"dataset: {self.path}" + ("" if self.made else " (was there already, unchanged)"),
             f"next: python search/run.py --data {self.path}",
         ]
         return "\n".join(lines)
+
+    def _low_pass(self) -> list[str]:
+        pass_hz = self.manifest["low_pass_hz"]
+        if pass_hz is None:
+            return []
+        return [f"low-pass: {pass_hz:g} Hz on all windows, what the most slowly sampled record carries"]
 
 
 def prepare(

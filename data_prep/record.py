@@ -86,15 +86,24 @@ def prepare_window(job: Job) -> Prepared | UnusableError:
 def common_pass_hz(rates_hz: Iterable[float], fs_hz: float) -> float | None:
     """Corner of the low-pass that leaves no window more than every record could carry; None for no filter.
 
-    With one rate all carry the same, and nothing is to be taken from above the new rate's own limit.
+    With one rate all carry the same, and nothing is to be taken from above the new rate's own limit. A record sampled
+    more slowly than `slowest_hz` is rejected, and takes nothing from the others.
     """
-    known = {rate for rate in rates_hz if rate > 0}
+    known = {rate for rate in rates_hz if rate >= slowest_hz(fs_hz)}
     lowest_hz = process.USABLE_SHARE * min(known, default=fs_hz) / 2
     return lowest_hz if len(known) > 1 and lowest_hz < process.USABLE_SHARE * fs_hz / 2 else None
 
 
+def slowest_hz(fs_hz: float) -> float:
+    """The lowest sampling rate, in Hz, that a window at `fs_hz` is made from: a quarter of it."""
+    return fs_hz / 4
+
+
 def _prepare(traces: Traces, settings: PrepareSettings, pass_hz: float | None) -> Prepared:
     wave_CT = process.stack(traces.samples, traces.fs_hz, traces.start_ns)
+    if traces.fs_hz[0] < slowest_hz(settings.fs_hz):
+        slow = f"sampled at {traces.fs_hz[0]:g} Hz, at least {slowest_hz(settings.fs_hz):g} Hz needed"
+        raise UnusableError("sampled slowly", slow)
     process.check(wave_CT, traces.fs_hz[0])
     wave_CT = process.resample(detrend(wave_CT), traces.fs_hz[0], settings.fs_hz)
     if pass_hz is not None:

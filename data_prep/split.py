@@ -1,4 +1,4 @@
-"""Divide records into train, val and test so that no event and no place is in two of them."""
+"""Divide records into train, val and test so that no event and no 20 km block is in two of them."""
 
 import numpy as np
 import pandas as pd

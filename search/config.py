@@ -8,7 +8,7 @@ from typing import Any
 
 from search.baselines import DEMO_START, HAND_TUNED
 from search.space import Choices, Domain, Range, domain_from_json, re_ranged
-from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig, from_dict, with_values
+from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig, flat, from_dict, with_values
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SCHEDULERS = ("asha", "none")
@@ -107,7 +107,11 @@ class SearchConfig:
     @property
     def domains(self) -> dict[str, Domain]:
         """The space, a domain for each dotted key of the trial's configuration."""
-        return {key: domain_from_json(key, content) for key, content in self.space.items()}
+        defaults = flat(self.trial)
+        return {
+            key: domain_from_json(key, content, real=isinstance(defaults.get(key), float))
+            for key, content in self.space.items()
+        }
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The best configuration of a search as a folder that needs nothing of the search: `best/`."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 from data_prep.files import write_json, write_text, written_whole
 from search.exported import BEST, CARD, CONFIG, FORMAT, METRICS, SCALES, WEIGHTS
-from search.trials import best_row, trial_rows
+from search.trials import trial_rows
 from trainables.batches import PreparedDataset
 from trainables.checkpoint import load_checkpoint
 from trainables.config import TrialConfig, with_values
@@ -27,14 +28,32 @@ def best_state(analysis: ExperimentAnalysis) -> tuple[Trial, dict[str, Any]]:
     Raises:
         ValueError: if no trial has reported a finite score.
     """
-    best = best_row(trial_rows(analysis.trials))
-    if best is None:
-        raise ValueError("no trial has finished an epoch with a finite score, so there is nothing to export")
-    trial = next(trial for trial in analysis.trials if trial.trial_id == best.trial_id)
-    checkpoint = analysis.get_best_checkpoint(trial, metric="score", mode="min")
-    assert checkpoint is not None, "a reported score comes with a checkpoint"
+    kept = [
+        (result.metrics["score"], trial, result.checkpoint)
+        for trial in analysis.trials
+        for result in _checkpoints(trial)
+        if math.isfinite(result.metrics["score"])
+    ]
+    if not kept:
+        raise ValueError(f"no trial has finished an epoch with a finite score: nothing to export{_why(analysis)}")
+    _, trial, checkpoint = min(kept, key=lambda candidate: candidate[0])
     with checkpoint.as_directory() as folder:
         return trial, load_checkpoint(Path(folder))
+
+
+def _checkpoints(trial: Trial) -> list[Any]:
+    """The checkpoints that Tune has kept of a trial, with the metrics reported beside them."""
+    manager: Any = trial.run_metadata.checkpoint_manager
+    return list(manager.best_checkpoint_results)
+
+
+def _why(analysis: ExperimentAnalysis) -> str:
+    """The last line of the first trial's error, or its reason to stop."""
+    for trial in analysis.trials:
+        if trial.error_file:
+            return f"; trial {trial.trial_id}: {Path(trial.error_file).read_text().strip().splitlines()[-1]}"
+    reasons = [row.stop_reason for row in trial_rows(analysis.trials) if row.stop_reason]
+    return f"; {reasons[0]}" if reasons else ""
 
 
 def export_best(

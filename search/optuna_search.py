@@ -66,10 +66,16 @@ class OptunaSearch(Searcher):
         trial = self._find(trial_id)
         if trial is None:
             return
-        state, value = ending(result, error)
-        if state is TrialState.PRUNED and result is not None:
+        state = ending(result, error)
+        if state is not TrialState.FAIL and result is not None:
             self.on_trial_result(trial_id, result)
-        self._study.tell(trial.number, value, state=state)
+        self._study.tell(trial.number, self._value(trial, state), state=state)
+
+    def _value(self, trial: FrozenTrial, state: TrialState) -> float | None:
+        """The best score of a complete trial: the epoch that is exported is the best one, not the last."""
+        if state is not TrialState.COMPLETE:
+            return None
+        return min(self._storage.get_trial(trial._trial_id).intermediate_values.values())
 
     def _find(self, trial_id: str) -> FrozenTrial | None:
         """The Optuna trial of a Tune trial that is still running for Optuna.
@@ -124,12 +130,12 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=5)
 
 
-def ending(result: Mapping[str, Any] | None, error: bool) -> tuple[TrialState, float | None]:
-    """How Optuna is told of a trial's end, with its value.
+def ending(result: Mapping[str, Any] | None, error: bool) -> TrialState:
+    """How Optuna is told of a trial's end.
 
     Only a trial that ran to its last epoch is COMPLETE: the score of one stopped early is not comparable.
     """
     if error or not result or "score" not in result:
-        return TrialState.FAIL, None
+        return TrialState.FAIL
     complete = result["last_epoch"] and not result["stop_reason"] and math.isfinite(result["score"])
-    return (TrialState.COMPLETE, result["score"]) if complete else (TrialState.PRUNED, None)
+    return TrialState.COMPLETE if complete else TrialState.PRUNED

@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from search.config import SearchConfig, parse, preset, read_config, with_settings
-from trainables.config import flat, from_dict, with_values
+from trainables.config import flat, with_values
 
 PROJECT = Path(__file__).resolve().parents[1]
 SEARCH_FILE = "search.json"
 TRIALS_FILE = "trials.csv"
 DEMO_DATA = "demo-data"
+# What a resumed search has settled already.
+SETTLED = ("data", "preset", "num_samples", "max_epochs", "max_hours", "seed", "config", "set", "trial")
 
 
 @dataclass(frozen=True)
@@ -40,27 +42,33 @@ def make(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
     results = (arguments.results or PROJECT / "results").resolve()
     if arguments.resume:
         return _resumed(arguments, results)
+    if arguments.trial and arguments.config:
+        raise ValueError("--trial brings its own configuration; leave out --config")
     data = _data(arguments, environment)
     name = arguments.preset or ("itaca" if data else "demo")
     config = _config(arguments, name)
     folder = _new_folder(results, arguments.name, name)
-    return Plan(config, data, folder, False, _headline(data, name, config))
+    source = arguments.config or arguments.trial or f"preset {name}"
+    return Plan(config, data, folder, False, _headline(data, f"{source}", config))
 
 
 def _resumed(arguments: argparse.Namespace, results: Path) -> Plan:
     if not arguments.name:
         raise ValueError("--resume needs --name: which search of the results folder to go on with")
+    given = [name for name in SETTLED if getattr(arguments, name)]
+    if given:
+        raise ValueError(f"--resume goes on with the search as it was; leave out --{given[0].replace('_', '-')}")
     file = results / arguments.name / SEARCH_FILE
     if not file.is_file():
         raise ValueError(f"{file} does not exist; expected the search to resume, so check --name and --results")
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    config = from_dict(SearchConfig, kept["config"])
-    data = Path(kept["data"])
-    return Plan(config, data, file.parent, True, f"Resuming search {arguments.name} on {data}.")
+    data = _data_of(file)
+    return Plan(read_config(file), data, file.parent, True, f"Resuming search {arguments.name} on {data}.")
 
 
 def _data(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path | None:
     folder = arguments.data or environment.get("SEARCH_DATA")
+    if arguments.trial and not arguments.data:
+        folder = _data_of(_trial_folder(arguments.trial) / SEARCH_FILE)
     if not folder or (arguments.preset == "demo" and not arguments.data):
         if arguments.preset not in (None, "demo"):
             preset(arguments.preset)
@@ -82,12 +90,25 @@ def _config(arguments: argparse.Namespace, name: str) -> SearchConfig:
     return replace(config, **{key: value for key, value in given.items() if value is not None})
 
 
+def _trial_folder(text: str) -> Path:
+    folder = Path(text.rpartition(":")[0])
+    for name in (TRIALS_FILE, SEARCH_FILE):
+        if not (folder / name).is_file():
+            raise ValueError(f"--trial {text}: {folder / name} does not exist; expected RESULT:ID")
+    return folder
+
+
+def _data_of(file: Path) -> Path:
+    """The dataset that an earlier search ran on."""
+    try:
+        return Path(json.loads(file.read_text(encoding="utf-8"))["data"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); expected what an earlier search wrote") from error
+
+
 def _one_trial(text: str) -> SearchConfig:
     """The configuration of `RESULT:ID` with the parameters of that one trial fixed."""
-    result, _, trial_id = text.rpartition(":")
-    folder = Path(result)
-    if not (folder / TRIALS_FILE).is_file():
-        raise ValueError(f"--trial {text}: {folder / TRIALS_FILE} does not exist; expected RESULT:ID")
+    folder, trial_id = _trial_folder(text), text.rpartition(":")[2]
     config = read_config(folder / SEARCH_FILE)
     with (folder / TRIALS_FILE).open(newline="", encoding="utf-8") as file:
         rows = {row["trial_id"]: row for row in csv.DictReader(file)}
@@ -110,14 +131,14 @@ def _new_folder(results: Path, name: str | None, preset_name: str) -> Path:
     return results / name
 
 
-def _headline(data: Path | None, name: str, config: SearchConfig) -> str:
+def _headline(data: Path | None, source: str, config: SearchConfig) -> str:
     if data is None:
         return (
             f"No data given: running the demo, a miniature on made-up records with narrow networks "
             f"({config.model.base_channels} base channels, the paper has 16)."
         )
     narrow = f", narrowed to {config.model.base_channels} base channels" if config.model.base_channels < 16 else ""
-    return f"Searching on {data} with preset {name}{narrow}."
+    return f"Searching on {data} with {source}{narrow}."
 
 
 def show(plan: Plan, console: Console) -> None:

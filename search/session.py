@@ -105,11 +105,14 @@ def _fitting(resources: ResourcesConfig, console: Console) -> ResourcesConfig:
     if resources.gpus_per_trial and not there.get("GPU"):
         console.print("[yellow]No GPU found:[/] trials run on the CPU, many times slower.", highlight=False)
         resources = replace(resources, gpus_per_trial=0.0, cpus_per_trial=1)
-    if resources.cpus_per_trial > there["CPU"]:
-        raise ValueError(
-            f"resources.cpus_per_trial is {resources.cpus_per_trial}, but there are {there['CPU']:g} CPUs; "
-            "choose fewer with --set resources.cpus_per_trial=N"
-        )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, asked in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
+        most = max(node.get(name, 0) for node in nodes)
+        if asked > most:
+            key = f"resources.{name.lower()}s_per_trial"
+            raise ValueError(
+                f"{key} is {asked:g}, but no machine has more than {most:g}; choose fewer with --set {key}=N"
+            )
     return resources
 
 
@@ -120,7 +123,7 @@ def _create(folder: Path, config: SearchConfig, data: Path) -> None:
 
 def _search(config: SearchConfig, plan: Plan, data: Path, console: Console) -> tuple[ExperimentAnalysis, bool]:
     progress = Progress(console, plan.folder / TRIALS_FILE, config.num_samples, config.training.max_epochs)
-    with closing(Tracking(config.wandb, plan.folder, flat(config.trial))) as tracking, progress:
+    with closing(Tracking(config.wandb, plan.folder, flat(config.trial), console)) as tracking, progress:
         analysis, finished = run_search(config, data, plan.folder, [progress, tracking], plan.resume)
         if finished:
             progress.show(analysis.trials)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -58,8 +58,8 @@ Domain = Range | Choices
 Space = Mapping[str, Domain]
 
 
-def domain_from_json(key: str, content: Any) -> Domain:
-    """Read `{"low": …, "high": …, "log": …}` or `{"choices": […]}`.
+def domain_from_json(key: str, content: Any, real: bool) -> Domain:
+    """Read `{"low": …, "high": …, "log": …}` or `{"choices": […]}`; `real` makes whole ends of a range real numbers.
 
     Raises:
         ValueError: for anything else, naming the key.
@@ -67,7 +67,8 @@ def domain_from_json(key: str, content: Any) -> Domain:
     try:
         if "choices" in content:
             return Choices(tuple(content["choices"]))
-        return Range(**content)
+        domain = Range(**content)
+        return replace(domain, low=float(domain.low), high=float(domain.high)) if real else domain
     except (TypeError, ValueError) as error:
         raise ValueError(
             f'space of {key} is {content}: {error}; expected {{"low": …, "high": …}} or {{"choices": […]}}'

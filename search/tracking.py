@@ -7,14 +7,16 @@ import netrc
 import os
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import urlparse
 
 import wandb
 from ray.tune import Callback
 from ray.tune.experiment import Trial
+from rich.console import Console
 
 from search.config import WandbConfig
 
-HOST = "api.wandb.ai"
+INIT_TIMEOUT_S = 30
 # What Tune adds to a result about itself, of no use in a plot.
 OWN_METRICS = ("score", "epoch", "samples", "generator_steps", "critic_steps", "seconds")
 OWN_GROUPS = ("fidelity/", "gate/", "drift/", "loss/")
@@ -24,43 +26,58 @@ Mode = Literal["online", "offline", "disabled"]
 
 
 def resolved_mode(mode: str) -> Mode:
-    """`auto` becomes `online` where an account is known to this machine, else `offline`."""
+    """`auto` is what the variable WANDB_MODE says, else `online` where an account is known here, else `offline`."""
     if mode == "auto":
-        return "online" if _has_account() else "offline"
+        mode = os.environ.get("WANDB_MODE", "online" if _has_account() else "offline")
     return cast(Mode, mode)
 
 
 def _has_account() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
+    hosts = (urlparse(wandb.Settings().base_url).hostname, "api.wandb.ai")
     try:
-        return netrc.netrc().authenticators(os.environ.get("WANDB_HOST", HOST)) is not None
+        known = netrc.netrc()
     except FileNotFoundError:
         return False
+    return any(known.authenticators(host) for host in hosts if host)
 
 
 class Tracking(Callback):
     """Follows a search for Tune and logs each trial as a run of its own."""
 
-    def __init__(self, config: WandbConfig, folder: Path, constants: dict[str, Any]):
-        self._config, self._folder, self._constants = config, folder, constants
+    def __init__(self, config: WandbConfig, folder: Path, constants: dict[str, Any], console: Console):
+        self._project, self._mode = config.project, resolved_mode(config.mode)
+        self._folder, self._constants, self._console = folder, constants, console
         self._runs: dict[str, Any] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Open the trial's run; one of a restored trial goes on."""
         if trial.trial_id in self._runs:
             return
-        self._runs[trial.trial_id] = wandb.init(
-            project=self._config.project,
+        try:
+            self._runs[trial.trial_id] = self._open(trial)
+        except wandb.Error as error:
+            if self._mode != "online":
+                raise
+            self._console.print(f"[yellow]W&B cannot be reached[/] ({error}): going on offline.", highlight=False)
+            self._mode = "offline"
+            self._runs[trial.trial_id] = self._open(trial)
+
+    def _open(self, trial: Trial) -> Any:
+        return wandb.init(
+            project=self._project,
             group=self._folder.name,
             name=f"{self._folder.name}-{trial.trial_id}",
             id=f"{self._folder.name}-{trial.trial_id}",
             config={**self._constants, **trial.config},
             dir=self._folder,
-            mode=resolved_mode(self._config.mode),
+            mode=self._mode,
             resume="allow",
             reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, x_disable_stats=True, init_timeout=INIT_TIMEOUT_S
+            ),
         )
 
     def on_trial_result(

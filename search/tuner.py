@@ -1,6 +1,7 @@
 """Joins space, searcher, trainable, scheduler and storage into one Ray Tune run."""
 
 import os
+import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -45,23 +46,17 @@ def start_ray() -> None:
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
 
-class _Watch(tune.Callback):
-    """Notes at each of Tune's steps whether the search goes on; Tune itself calls interrupted trials terminated."""
+class _Reconcile(tune.Callback):
+    """Before the first proposal of a restored search, settles what Optuna alone remembers."""
 
     def __init__(self, searcher: OptunaSearch):
         self._searcher, self._settled = searcher, False
-        self.finished = True  # Tune takes no step in a search that had finished before
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Before the first proposal of a restored search, settle what Optuna alone remembers."""
-        self.finished = False
+        """Tune calls this before each of its steps."""
         if not self._settled:
             self._searcher.forget_unknown({trial.trial_id for trial in trials})
             self._settled = True
-
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Tune calls this after each of its events."""
-        self.finished = all(trial.is_finished() for trial in trials)
 
 
 def run_search(
@@ -72,8 +67,10 @@ def run_search(
     Returns:
         Tune's records, and whether the search has finished; Ctrl-C ends it before, with its state saved.
     """
-    searcher = _searcher(config, folder)
-    watch = _Watch(searcher)
+    searcher = OptunaSearch(config.domains, folder / JOURNAL, config.sampler, config.seed, config.baselines)
+    # Killed before Tune's first snapshot, a search has nothing to go on from.
+    resume = resume and any((folder / EXPERIMENT).glob("experiment_state-*.json"))
+    handler = signal.getsignal(signal.SIGINT)
     analysis = tune.run(
         _trainable(config, dataset),
         name=EXPERIMENT,
@@ -86,19 +83,18 @@ def run_search(
         checkpoint_config=tune.CheckpointConfig(
             num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="min"
         ),
-        callbacks=[watch, *callbacks, JsonLoggerCallback()],
+        callbacks=[_Reconcile(searcher), *callbacks, JsonLoggerCallback()],
         resume_config=tune.ResumeConfig() if resume else None,
         reuse_actors=True,
         raise_on_failed_trial=False,
         verbose=0,
     )
-    if watch.finished:
+    # Tune answers Ctrl-C by saving its state and putting the old handler back; else its own is left behind.
+    finished = signal.getsignal(signal.SIGINT) is not handler
+    signal.signal(signal.SIGINT, handler)
+    if finished:
         searcher.settle()
-    return analysis, watch.finished
-
-
-def _searcher(config: SearchConfig, folder: Path) -> OptunaSearch:
-    return OptunaSearch(config.domains, folder / JOURNAL, config.sampler, config.seed, config.baselines)
+    return analysis, finished
 
 
 def _trainable(config: SearchConfig, dataset: Path) -> Any:
@@ -109,5 +105,7 @@ def _trainable(config: SearchConfig, dataset: Path) -> Any:
         dataset=dataset,
         stop_rule=partial(drift_reason, config=config.drift),
         threads=resources.cpus_per_trial,
+        # Ray does not hide the GPUs from a trial that asked for none.
+        device="cuda" if resources.gpus_per_trial else "cpu",
     )
     return tune.with_resources(function, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial})

@@ -40,6 +40,7 @@ def test_a_configuration_survives_json():
         ({"model.latent_dim": "many"}, "'model.latent_dim' is 'many'; expected int"),
         ({"model.latent_dim": 200.5}, "expected int"),
         ({"model.latent_dim": True}, "expected int"),
+        ({"seed": False}, "expected int"),
         ({"model": 3}, "expected a group of keys"),
     ],
 )
@@ -106,6 +107,13 @@ def test_a_baseline_s_value_outside_the_new_range_is_left_to_the_sampler():
     assert [point.get("training.batch_size") for point in config.baselines] == [None, 32, 32]
 
 
+def test_whole_ends_of_a_real_parameter_s_range_stay_real():
+    (low, high) = (
+        with_settings(preset("itaca"), ["training.penalty_weight=[1, 50]"]).domains["training.penalty_weight"].ends
+    )
+    assert (type(low), type(high)) == (float, float)
+
+
 def test_setting_a_list_for_a_fixed_parameter_makes_it_a_choice():
     config = with_settings(preset("demo"), ["model.kernel=[32, 64]"])
     assert config.domains["model.kernel"] == Choices((32, 64))
@@ -132,7 +140,7 @@ def test_bad_settings_are_refused(setting, message):
 @pytest.mark.parametrize("content", [{"low": 1}, {"choices": []}, {"low": 0, "high": 1, "log": True}, 5, "abc"])
 def test_a_space_that_is_none_is_refused_with_its_key(content):
     with pytest.raises(ValueError, match=r"space of model\.kernel"):
-        domain_from_json("model.kernel", content)
+        domain_from_json("model.kernel", content, real=False)
 
 
 def test_an_unknown_preset_names_the_known_ones():

@@ -1,5 +1,6 @@
 import itertools
 import math
+import statistics
 
 import pytest
 import torch
@@ -27,7 +28,10 @@ def judge():
 
 
 def test_real_against_real_scores_about_one(judge):
-    assert 1.0 <= judge(windows(80, 3).wave)["score"] <= 1.25
+    scores = [judge(windows(80, seed).wave) for seed in range(3, 23)]
+    for part in ("fidelity/log_psd", "fidelity/envelope"):
+        assert 0.8 < statistics.median(s[part] for s in scores) < 1.25
+    assert statistics.median(s["score"] for s in scores) < 1.25
 
 
 @pytest.mark.parametrize(
@@ -90,10 +94,10 @@ def test_floors_come_with_their_band(judge):
 
 
 def test_fewer_than_four_validation_windows_are_refused():
-    with pytest.raises(ValueError, match="only 3 validation windows"):
+    with pytest.raises(ValueError, match="only 3 windows to judge by; expected at least 4"):
         Fidelity(windows(60, 1), windows(3, 2), BAND, 64, 20, seed=0)
 
 
-def test_fewer_fakes_than_half_the_validation_windows_are_refused():
-    with pytest.raises(ValueError, match=r"evaluation.fakes is 20"):
-        Fidelity(windows(60, 1), windows(60, 2), BAND, 20, 20, seed=0)
+def test_more_validation_windows_than_fakes_are_compared_in_equal_numbers():
+    judge = Fidelity(windows(60, 1), windows(80, 2), BAND, 20, 50, seed=0)
+    assert 0.7 < judge(windows(20, 3).wave)["fidelity/log_psd"] < 1.4

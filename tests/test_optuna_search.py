@@ -53,22 +53,22 @@ def test_a_baseline_without_a_fixed_parameter_leaves_the_others_to_the_sampler(t
 
 
 @pytest.mark.parametrize(
-    ("final", "error", "state", "value"),
+    ("final", "error", "state"),
     [
-        (result(2.0, 9, last_epoch=True), False, TrialState.COMPLETE, 2.0),
-        (result(2.0, 4), False, TrialState.PRUNED, None),  # stopped by the scheduler
-        (result(2.0, 4, stop_reason="drift: minimum"), False, TrialState.PRUNED, None),
-        (result(2.0, 9, last_epoch=True, stop_reason="drift: minimum"), False, TrialState.PRUNED, None),
-        (result(math.inf, 9, last_epoch=True, stop_reason="diverged"), False, TrialState.PRUNED, None),
-        (result(math.nan, 9, last_epoch=True), False, TrialState.PRUNED, None),
-        (result(2.0, 4), True, TrialState.FAIL, None),
-        (None, True, TrialState.FAIL, None),
-        (None, False, TrialState.FAIL, None),
-        ({}, False, TrialState.FAIL, None),
+        (result(2.0, 9, last_epoch=True), False, TrialState.COMPLETE),
+        (result(2.0, 4), False, TrialState.PRUNED),  # stopped by the scheduler
+        (result(2.0, 4, stop_reason="drift: minimum"), False, TrialState.PRUNED),
+        (result(2.0, 9, last_epoch=True, stop_reason="drift: minimum"), False, TrialState.PRUNED),
+        (result(math.inf, 9, last_epoch=True, stop_reason="diverged"), False, TrialState.PRUNED),
+        (result(math.nan, 9, last_epoch=True), False, TrialState.PRUNED),
+        (result(2.0, 4), True, TrialState.FAIL),
+        (None, True, TrialState.FAIL),
+        (None, False, TrialState.FAIL),
+        ({}, False, TrialState.FAIL),
     ],
 )
-def test_how_each_ending_is_told(tmp_path, final, error, state, value):
-    assert ending(final, error) == (state, value)
+def test_how_each_ending_is_told(tmp_path, final, error, state):
+    assert ending(final, error) is state
     search = searcher(tmp_path)
     search.suggest("a")
     search.on_trial_complete("a", final, error)
@@ -82,6 +82,23 @@ def test_a_pruned_trial_keeps_its_scores_by_epoch_the_last_one_too(tmp_path):
     search.on_trial_result("a", result(math.inf, 2))
     search.on_trial_complete("a", result(5.0, 3))
     assert study(tmp_path).trials[0].intermediate_values == {1: 9.0, 3: 5.0}
+
+
+def test_a_complete_trial_is_worth_its_best_epoch(tmp_path):
+    search = searcher(tmp_path)
+    search.suggest("a")
+    search.on_trial_result("a", result(2.0, 1))
+    search.on_trial_complete("a", result(5.0, 9, last_epoch=True))
+    assert study(tmp_path).trials[0].value == 2.0
+
+
+def test_trials_cut_off_with_the_search_do_not_run_for_ever(tmp_path):
+    search = searcher(tmp_path)
+    search.suggest("a")
+    search.suggest("b")
+    search.on_trial_result("a", result(2.0, 1))
+    search.settle()
+    assert states(tmp_path) == [TrialState.PRUNED, TrialState.FAIL]
 
 
 def test_a_second_ending_of_the_same_trial_changes_nothing(tmp_path):

@@ -73,6 +73,9 @@ def test_arguments_and_settings_are_laid_over_the_preset(tmp_path):
         (["--config", "nowhere.json"], "nowhere.json does not exist"),
         (["--trial", "nowhere:1"], "nowhere/trials.csv does not exist"),
         (["--resume"], "--resume needs --name"),
+        (["--resume", "--name", "x", "--num-samples", "3"], "leave out --num-samples"),
+        (["--resume", "--name", "x", "--set", "a=1"], "leave out --set"),
+        (["--trial", "x:1", "--config", "y"], "leave out --config"),
         (["--resume", "--name", "nothing"], "nothing/search.json does not exist"),
         (["--name", "a/b"], "expected the plain name"),
         (["--name", ".."], "expected the plain name"),
@@ -107,6 +110,7 @@ def test_one_trial_is_trained_again_with_its_parameters_fixed(tmp_path):
     config = make(tmp_path, "--trial", f"{folder}:00012345", "--max-epochs", "30").config
     assert (config.model.latent_dim, config.training.critic_lr) == (150, 0.002)
     assert (config.space, config.baselines, config.num_samples) == ({}, [], 1)
+    assert str(make(tmp_path, "--trial", f"{folder}:00012345").data) == "/somewhere"
     assert config.training.max_epochs == 30
 
 

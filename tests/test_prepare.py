@@ -115,6 +115,15 @@ def test_mixed_rates_are_brought_to_what_the_lowest_carries(archive_factory, ten
     assert (spectrum[:, :, above].sum(axis=2) < 1e-5 * spectrum.sum(axis=2)).all()
 
 
+def test_a_record_sampled_too_slowly_is_rejected_and_the_others_keep_their_band(archive_factory, ten_events, tmp_path):
+    ten_events[3] |= {"fs_hz": 20.0}
+    result = run(archive_factory(*ten_events), tmp_path / "out", fs_hz=100.0)
+    rejected = pd.read_csv(tmp_path / "out" / "rejected.csv")
+    assert rejected["kind"].tolist() == ["sampled slowly"]
+    assert "20 Hz, at least 25 Hz" in rejected["reason"][0]
+    assert result.manifest["low_pass_hz"] is None
+
+
 @pytest.mark.parametrize(
     ("rates", "fs_hz", "expected"),
     [
@@ -124,6 +133,7 @@ def test_mixed_rates_are_brought_to_what_the_lowest_carries(archive_factory, ten
         ([125, 200], 200, 50.0),
         ([100, 200], 50, None),
         ([100, float("nan")], 200, None),
+        ([100, 200, 1], 200, 40.0),  # a record too slow to be used takes nothing from the others
     ],
 )
 def test_the_common_low_pass(rates, fs_hz, expected):

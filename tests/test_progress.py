@@ -164,6 +164,19 @@ def test_asha_stops_the_worse_at_a_rung_and_nobody_before():
     assert decisions(make_scheduler(config, 27), [1.0, 9.0, 0.5, 7.0], 3) == ["CONTINUE", "STOP", "CONTINUE", "STOP"]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_asha_stops_what_is_not_finite_and_judges_the_others_without_it(bad):
+    scheduler = make_scheduler(SchedulerConfig(grace_epochs=3, reduction_factor=3), 27)
+    assert decisions(scheduler, [bad, 1.0, 9.0, 0.5, bad, 7.0], 3) == [
+        "STOP",
+        "CONTINUE",
+        "STOP",
+        "CONTINUE",
+        "STOP",
+        "STOP",
+    ]
+
+
 def test_asha_counts_epochs_to_the_last():
     assert decisions(make_scheduler(SchedulerConfig(), 9), [1.0], 9) == ["STOP"]
 

@@ -107,7 +107,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return from_dict(hint, value, where=f"{path}.")  # type: ignore[arg-type]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and value is True)):
+    if hint in (int, float, str) and (not isinstance(value, hint) or isinstance(value, bool)):
         raise ValueError(f"configuration key '{path}' is {value!r}; expected {hint.__name__}")
     return value
 

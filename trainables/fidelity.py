@@ -16,6 +16,8 @@ from trainables.batches import Windows
 
 # With fewer real windows or events to judge by, differences between scores are mostly chance.
 MIN_WINDOWS, MIN_EVENTS = 50, 10
+# Two halves of two windows each have a mean and a spread; with fewer there is no distance.
+MIN_JUDGED = 4
 # A z-scored record has mean 0 and std 1; up to this much is forgiven before the score grows in proportion.
 NORMALISATION_TOLERANCE = 0.2
 # Z-scored records agree in mean and std to rounding, which is no unit to measure a drift by.
@@ -24,7 +26,6 @@ DRIFT_UNIT_FLOOR = 0.02
 CHUNK = 256
 
 Feature = Callable[[Tensor], Tensor]
-Generate = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Fidelity:
             "envelope": lambda wave: metrics.log_envelope(wave, band.fs_hz),
         }
         rng = torch.Generator().manual_seed(seed)
-        self._halves = _random_halves(len(val.wave), splits, rng)
+        self._count = fakes
+        self._halves = _random_halves(len(val.wave), fakes, splits, rng)
         self._fakes = _random_draws(fakes, self._halves.shape[-1], splits, rng)
         self._real = {
             name: _statistics(_flat(feature, val.wave), self._halves) for name, feature in self._features.items()
@@ -60,6 +62,7 @@ class Fidelity:
         Returns:
             `score`, its parts over their floors, the normalisation gate and the drifts in units of their spread.
         """
+        assert len(wave_NCT) == self._count, "the number of fakes is fixed, or the floors would not belong to it"
         shape = metrics.z_score(wave_NCT)
         parts = {name: self._ratio(name, feature, shape) for name, feature in self._features.items()}
         normalisation = metrics.normalisation_drift(wave_NCT)
@@ -95,19 +98,17 @@ def describe(fidelity: Fidelity) -> dict[str, Any]:
     return {"resolvable": fidelity.resolvable, "floors": fidelity.floors}
 
 
-def _random_halves(n: int, splits: int, rng: torch.Generator) -> Tensor:
-    """Indices (S, 2, n // 2): real windows cut at random into two equal halves, S times."""
-    half = n // 2
-    if half < 2:
-        raise ValueError(f"only {n} validation windows; expected at least 4 to measure a distance between halves")
+def _random_halves(n: int, most: int, splits: int, rng: torch.Generator) -> Tensor:
+    """Indices (S, 2, count): real windows cut at random into two equal parts of at most `most`, S times."""
+    count = min(n // 2, most)
+    if n < MIN_JUDGED:
+        raise ValueError(f"only {n} windows to judge by; expected at least {MIN_JUDGED}")
     order = torch.stack([torch.randperm(n, generator=rng) for _ in range(splits)])
-    return order[:, : 2 * half].reshape(splits, 2, half)
+    return order[:, : 2 * count].reshape(splits, 2, count)
 
 
 def _random_draws(n: int, count: int, splits: int, rng: torch.Generator) -> Tensor:
     """Indices (S, count) into n fakes, as many as there are real windows in a half, so that biases are equal."""
-    if n < count:
-        raise ValueError(f"evaluation.fakes is {n}; expected at least half the validation windows, {count}")
     return torch.stack([torch.randperm(n, generator=rng)[:count] for _ in range(splits)])
 
 
@@ -123,7 +124,7 @@ def _statistics(features_ND: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 def _floor(mean: Tensor, std: Tensor) -> dict[str, float]:
     distance = metrics.frechet_diagonal(mean[:, 0], std[:, 0], mean[:, 1], std[:, 1])
-    low, median, high = torch.quantile(distance, torch.tensor([0.05, 0.5, 0.95])).tolist()
+    low, median, high = torch.quantile(distance.cpu(), torch.tensor([0.05, 0.5, 0.95])).tolist()
     return {"low": low, "median": median, "high": high}
 
 

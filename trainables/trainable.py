@@ -20,18 +20,17 @@ from trainables.training import Gan, StopRule, train
 
 
 def run_trial(
-    parameters: dict[str, Any], *, base: TrialConfig, dataset: Path, stop_rule: StopRule, threads: int
+    parameters: dict[str, Any], *, base: TrialConfig, dataset: Path, stop_rule: StopRule, threads: int, device: str
 ) -> None:
     """Train one configuration: sampled dotted parameters laid over `base`, on a prepared dataset.
 
-    `threads` is the number of CPU threads that PyTorch may use.
+    `threads` is the number of CPU threads that PyTorch may use, `device` the kind of device: `cpu` or `cuda`.
     """
     torch.set_num_threads(threads)
     config = with_values(base, parameters)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def train_here() -> None:
-        train(config, PreparedDataset.open(dataset), _report, stop_rule, _last_state(), device)
+        train(config, PreparedDataset.open(dataset), _report, stop_rule, _last_state(), torch.device(device))
 
     TorchTrainer(train_here, scaling_config=ScalingConfig(num_workers=0)).fit()
 

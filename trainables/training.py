@@ -4,6 +4,7 @@ Shapes: B batch, C component (E, N, Z), T sample, Z latent.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from trainables.batches import PreparedDataset, Windows, epoch_order
 from trainables.config import TrialConfig
 from trainables.critic import Critic
-from trainables.fidelity import Band, Fidelity
+from trainables.fidelity import MIN_JUDGED, Band, Fidelity
 from trainables.generator import Generator
 from trainables.losses import generator_loss, gradient_penalty, wasserstein_estimate
 
@@ -22,6 +23,8 @@ BETAS = (0.5, 0.9)
 # Fakes generated together when judging: bounds memory, does not change the result.
 GENERATE_BATCH = 64
 MIN_FAKES = 64
+# Latent vectors that batch normalisation is measured with, in equal batches, apart from those that are judged.
+SETTLING = 2 * GENERATE_BATCH
 # The averaged generator forgets its untrained start: its half-life is at most this share of the windows seen.
 EMA_RAMP_UP = 0.1
 
@@ -149,6 +152,11 @@ def check_fit(config: TrialConfig, dataset: PreparedDataset) -> None:
         ValueError: saying what does not fit.
     """
     epoch_order(dataset.count("train"), config.training.batch_size, config.seed, 0)
+    for name in ("val", "test"):
+        if dataset.count(name) < MIN_JUDGED:
+            raise ValueError(
+                f"{dataset.folder / name}.npy has {dataset.count(name)} windows; expected {MIN_JUDGED} to judge by"
+            )
     with torch.device("meta"):
         Critic(config.model, dataset.samples, dataset.fs_hz)
 
@@ -159,8 +167,11 @@ def _one_epoch(gan: Gan, windows: Windows, judge: "Judge") -> dict[str, Any]:
         losses = train_epoch(gan, windows)
         judge.settle(gan.averaged)
         metrics: dict[str, Any] = {"stop_reason": "", **losses, **judge.score(gan.averaged)}
+        if not math.isfinite(metrics["score"]):
+            raise DivergedError("non-finite score")
     except DivergedError as error:
         metrics = {"stop_reason": f"diverged: {error}", "score": float("inf")}
+    gan.epoch += 1
     counters = {name: getattr(gan, name) for name in COUNTERS}
     counters["last_epoch"] = gan.epoch >= gan.config.training.max_epochs
     return {**metrics, **counters, "seconds": time.perf_counter() - start}
@@ -178,7 +189,6 @@ def train_epoch(gan: Gan, windows: Windows) -> dict[str, float]:
             losses |= gan.generator_step(label)
         for name, value in losses.items():
             history.setdefault(name, []).append(value)
-    gan.epoch += 1
     return {name: sum(values) / len(values) for name, values in history.items()}
 
 
@@ -191,12 +201,14 @@ class Judge:
         count, device = min(config.evaluation.fakes, max(MIN_FAKES, len(val_part.wave))), val_part.label.device
         self.fidelity = Fidelity(train_part, val_part, band, count, config.evaluation.splits, config.seed)
         rng = torch.Generator(device).manual_seed(config.seed)
-        self._latent = torch.randn(count, config.model.latent_dim, device=device, generator=rng)
-        self._label = val_part.label[torch.arange(count, device=device) % len(val_part.label)]
+        latent = torch.randn(count + SETTLING, config.model.latent_dim, device=device, generator=rng)
+        label = val_part.label[torch.arange(count + SETTLING, device=device) % len(val_part.label)]
+        self._latent, self._settling_latent = latent[:count], latent[count:]
+        self._label, self._settling_label = label[:count], label[count:]
 
     def settle(self, generator: Generator) -> None:
         """Give a generator the batch statistics of its weights as they are now."""
-        settle_batch_norm(generator, self._latent, self._label)
+        settle_batch_norm(generator, self._settling_latent, self._settling_label)
 
     def score(self, generator: Generator) -> dict[str, float]:
         """Score a generator as it is; lower is better."""
