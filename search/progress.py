@@ -72,7 +72,7 @@ class Progress(Callback):
             self._console.print(
                 f"{ended:3d} of {self._num_samples} ended: trial {row.trial_id} {row.state} at epoch {row.epochs}, "
                 f"score {row.score:.2f}{f' ({row.stop_reason})' if row.stop_reason else ''}; "
-                f"best so far {best.score if best else math.nan:.2f}; {_clock(self._seconds_left(rows))} left",
+                f"best so far {best.score if best else math.nan:.2f}; about {_clock(self._seconds_left(rows))} left",
                 highlight=False,
             )
 
@@ -91,7 +91,7 @@ class Progress(Callback):
     def _summary(self, rows: list[TrialRow], best: TrialRow | None) -> str:
         ended = sum(row.ended for row in rows)
         found = f"best so far {best.score:.2f} (trial {best.trial_id})" if best else "no score yet"
-        return f"{ended} of {self._num_samples} trials ended · {found} · {_clock(self._seconds_left(rows))} left"
+        return f"{ended} of {self._num_samples} trials ended · {found} · about {_clock(self._seconds_left(rows))} left"
 
     def _cells(self, row: TrialRow, is_best: bool) -> list[str]:
         reason = f" ({row.stop_reason.partition(':')[0]})" if row.stop_reason else ""
@@ -105,14 +105,14 @@ class Progress(Callback):
         ]
 
     def _seconds_left(self, rows: list[TrialRow]) -> float:
-        """What remains of the running trials and of those to come, as long as the ended ones took on average."""
+        """Running trials to their last epoch, and those to come as long as the ended ones took on average."""
         ended = [row.seconds for row in rows if row.ended]
         running = [row for row in rows if row.state == "running" and row.epochs]
         if not ended and not running:
             return math.nan
         full = [row.epoch_seconds * self._max_epochs for row in running]
         average = sum(ended) / len(ended) if ended else sum(full) / len(full)
-        rest = sum(max(0.0, average - row.seconds) for row in running)
+        rest = sum(row.epoch_seconds * (self._max_epochs - row.epochs) for row in running)
         to_come = self._num_samples - len(ended) - len(running)
         return (rest + average * to_come) / max(1, len(running))
 

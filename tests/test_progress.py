@@ -127,6 +127,7 @@ def test_the_table_shows_state_epoch_score_best_and_time_left(tmp_path):
         "3/9",
         "★",
         "≤ 0:12",
+        "about 0:48 left",  # 12 s of the running one, and two to come of 18 s as the ended one took
         "waiting",
     ):
         assert expected in text
