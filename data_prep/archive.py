@@ -115,7 +115,7 @@ def _check_archive(path: Path) -> None:
         raise ValueError(f"archive {path}: not an HDF5 file; ask the service for format=hdf5 and download it again")
     try:
         with h5py.File(path, "r") as file:
-            if "Waveforms" not in file:
+            if not isinstance(file.get("Waveforms"), h5py.Group):
                 raise ValueError(f"archive {path}: HDF5, but without the group Waveforms of ASDF; give an ASDF file")
     except OSError as error:
         raise ValueError(f"archive {path}: truncated or damaged ({error}); download it again") from None
@@ -124,7 +124,9 @@ def _check_archive(path: Path) -> None:
 def _channels(path: Path) -> Iterator[tuple[str, ...]]:
     with h5py.File(path, "r") as file:
         for station, group in file["Waveforms"].items():
-            names = [name for name in group if name != "StationXML"]
+            if not isinstance(group, h5py.Group):
+                raise ValueError(f"archive {path}: Waveforms/{station} is no group of traces; download it again")
+            names = [name for name in group if isinstance(name, str) and name != "StationXML"]
             verticals = {name.split("__")[0][:-1] for name in names if name.split("__")[0].endswith("Z")}
             for name in names:
                 yield _channel(path, station, name, name.split("__")[0][:-1] in verticals)

@@ -1,6 +1,7 @@
 """The configuration of a search: frozen dataclasses, the two presets, and what `--config` and `--set` lay over them."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -59,6 +60,10 @@ class ResourcesConfig:
     def __post_init__(self) -> None:
         _at_least("resources.cpus_per_trial", self.cpus_per_trial, 1)
         _at_least("resources.gpus_per_trial", self.gpus_per_trial, 0)
+        if self.gpus_per_trial > 1 and self.gpus_per_trial % 1:
+            raise ValueError(
+                f"resources.gpus_per_trial is {self.gpus_per_trial}; expected a share of one or whole GPUs"
+            )
         _at_least("resources.max_concurrent", self.max_concurrent, 0)
 
 
@@ -92,12 +97,18 @@ class SearchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if math.isinf(self.max_hours):
+            raise ValueError(f"max_hours is {self.max_hours}; expected a number of hours, or 0 for no limit")
         _at_least("num_samples", self.num_samples, 1)
         _at_least("max_hours", self.max_hours, 0)
         _one_of("sampler", self.sampler, SAMPLERS)
         for key, domain in self.domains.items():
             for value in domain.ends:
                 with_values(self.trial, {key: value})
+        for point in self.baselines:
+            if not isinstance(point, dict) or not point.keys() <= self.space.keys():
+                raise ValueError(f"baseline {point} is none; expected values of searched parameters, by dotted key")
+            with_values(self.trial, point)
 
     @property
     def trial(self) -> TrialConfig:
@@ -193,7 +204,7 @@ def read_config(file: Path) -> SearchConfig:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return from_dict(SearchConfig, content.get("config", content))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"configuration {file}: {error}") from error
 
 
@@ -221,6 +232,8 @@ def _with_setting(config: SearchConfig, key: str, value: Any) -> SearchConfig:
             {name: held for name, held in point.items() if name != key or held in domain} for point in config.baselines
         ]
         return replace(config, space={**config.space, key: _json(domain)}, baselines=baselines)
+    if key in ("space", "baselines"):
+        return with_values(config, {key: value})
     space = {name: domain for name, domain in config.space.items() if name != key}
     baselines = [{name: held for name, held in point.items() if name != key} for point in config.baselines]
     return with_values(replace(config, space=space, baselines=baselines), {key: value})
@@ -230,7 +243,7 @@ def parse(text: str) -> Any:
     """A value as JSON, or the text itself where it is none."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return text
 
 

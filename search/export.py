@@ -11,8 +11,8 @@ from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 from safetensors.torch import save_file
 
-from data_prep.files import write_json, write_text, written_whole
-from search.exported import BEST, CARD, CONFIG, FORMAT, METRICS, SCALES, WEIGHTS
+from data_prep.files import sha256, write_json, write_text, written_whole
+from search.exported import BEST, CARD, CONFIG, FORMAT, METRICS, SCALES, WEIGHTS, fingerprint
 from search.trials import trial_rows
 from trainables.batches import PreparedDataset
 from trainables.checkpoint import load_checkpoint
@@ -95,10 +95,12 @@ def _write(
 ) -> None:
     weights = {key: value.contiguous() for key, value in generator.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
-    shape = {"samples": dataset.samples, "fs_hz": dataset.fs_hz, "labels": dataset.labels}
-    write_json(folder / CONFIG, {"format": FORMAT, **shape, **asdict(config)})
     write_json(folder / METRICS, metrics)
     np.save(folder / SCALES, _scales(dataset))
+    shape = {"samples": dataset.samples, "fs_hz": dataset.fs_hz, "labels": dataset.labels}
+    content = {"format": FORMAT, **shape, **asdict(config), "sha256": None}
+    checksums = {name: sha256(folder / name) for name in (WEIGHTS, SCALES)} | {CONFIG: fingerprint(content)}
+    write_json(folder / CONFIG, {**content, "sha256": checksums})
     write_text(folder / CARD, _card(name, dataset, metrics))
 
 

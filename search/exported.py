@@ -1,5 +1,6 @@
 """The folder `best/` of a result: what is in it, and how to load it. Needs torch and numpy, and nothing of Ray."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from data_prep.files import sha256
 from trainables.config import ModelConfig, from_dict
 from trainables.generator import Generator
 
@@ -21,24 +23,45 @@ CONFIG, WEIGHTS, METRICS, SCALES, CARD = (
 )
 # Format of the folder; a later one that differs gets the next number.
 FORMAT = 1
+REMEDY = "export it again with search/run.py --name NAME --resume"
 
 
 def load_best(result: Path) -> tuple[Generator, dict[str, Any]]:
     """The exported generator of a result folder in evaluation mode, and its `config.json`.
 
     Raises:
-        ValueError: if the folder has no complete export.
+        ValueError: if the folder has no complete export, or one whose files have changed since.
     """
     folder = result / BEST
     for name in (CONFIG, WEIGHTS, SCALES):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} does not exist; expected the folder of a finished search, results/NAME")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if config["format"] != FORMAT:
-        raise ValueError(f"{folder / CONFIG} has format {config['format']}; this version reads {FORMAT}")
+    config = _read_config(folder / CONFIG)
+    for name in (WEIGHTS, SCALES):
+        if sha256(folder / name) != config["sha256"][name]:
+            raise ValueError(f"{folder / name} differs from its checksum; {REMEDY}")
     generator = Generator(from_dict(ModelConfig, config["model"]), config["samples"])
     generator.load_state_dict(load_file(folder / WEIGHTS))
     return generator.eval(), config
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        kept = {**config, "sha256": None}
+        intact = config["sha256"][CONFIG] == fingerprint(kept)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); {REMEDY}") from error
+    if config.get("format") != FORMAT:
+        raise ValueError(f"{file} has format {config.get('format')}; this version reads {FORMAT}")
+    if not intact:
+        raise ValueError(f"{file} differs from its checksum; {REMEDY}")
+    return dict(config)
+
+
+def fingerprint(content: dict[str, Any]) -> str:
+    """SHA-256 of plain JSON content, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_scales(result: Path) -> torch.Tensor:

@@ -15,9 +15,11 @@ from data_prep.command import run_command
 from data_prep.files import written_whole
 from search.exported import load_best, load_scales
 from trainables.batches import LABELS
+from trainables.config import MAX_SEED
 from trainables.metrics import z_score
 
 BATCH = 64
+MAX_COUNT = 10**8
 UNITS = ("normalised", "cm/s2")
 
 
@@ -65,8 +67,12 @@ def write_waveforms(
     Raises:
         ValueError: for a bad count, an unknown ending, or a folder without an export.
     """
-    if count < 1:
-        raise ValueError(f"--count is {count}; expected at least 1")
+    if not 1 <= count <= MAX_COUNT:
+        raise ValueError(f"--count is {count}; expected 1 to {MAX_COUNT}")
+    if not 0 <= seed < MAX_SEED:
+        raise ValueError(f"--seed is {seed}; expected 0 to {MAX_SEED - 1}")
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; expected the name of a file")
     if out.suffix not in WRITERS:
         raise ValueError(f"--out {out} ends in '{out.suffix}'; expected one of {', '.join(WRITERS)}")
     if not out.parent.is_dir():

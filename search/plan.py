@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from search.config import SearchConfig, parse, preset, read_config, with_settings
@@ -111,7 +112,7 @@ def _one_trial(text: str) -> SearchConfig:
     folder, trial_id = _trial_folder(text), text.rpartition(":")[2]
     config = read_config(folder / SEARCH_FILE)
     with (folder / TRIALS_FILE).open(newline="", encoding="utf-8") as file:
-        rows = {row["trial_id"]: row for row in csv.DictReader(file)}
+        rows = {row.get("trial_id", ""): row for row in csv.DictReader(file)}
     if trial_id not in rows:
         raise ValueError(f"--trial {text}: no such trial in {folder / TRIALS_FILE}; known: {', '.join(rows)}")
     values = {key: parse(value) for key, value in rows[trial_id].items() if key in flat(config.trial)}
@@ -146,12 +147,12 @@ def show(plan: Plan, console: Console) -> None:
     config = plan.config
     table = Table("parameter", "searched over", title="Space", title_justify="left")
     for key, domain in config.domains.items():
-        table.add_row(key, str(domain))
+        table.add_row(key, escape(str(domain)))
     console.print(table)
     fixed = {key: value for key, value in flat(config).items() if key not in ("space", "baselines", *config.space)}
     table = Table("key", "value", title="Configuration (--set KEY=VALUE changes any)", title_justify="left")
     for key, value in fixed.items():
-        table.add_row(key, str(value))
+        table.add_row(key, escape(str(value)))
     console.print(table)
     if config.baselines:
         runs = [f"run {number + 1}" for number in range(len(config.baselines))]
@@ -166,6 +167,7 @@ def show(plan: Plan, console: Console) -> None:
         f"{resources.max_concurrent or 'as many as fit'} at once.\n"
         f"The result would be in {shown_path(plan.folder)}.",
         highlight=False,
+        markup=False,
     )
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parse_arguments()
     console = Console(soft_wrap=not sys.stdout.isatty())
     planned = plan.make(arguments, os.environ)
-    console.print(planned.headline, highlight=False)
+    console.print(planned.headline, highlight=False, markup=False)
     if arguments.dry_run:
         plan.show(planned, console)
         return

@@ -12,6 +12,7 @@ import ray
 import torch
 from ray.tune.analysis import ExperimentAnalysis
 from rich.console import Console
+from rich.markup import escape
 
 from data_prep.dataset import open_dataset
 from data_prep.demo import write_demo_archive
@@ -135,6 +136,7 @@ def _say_how_to_resume(folder: Path, console: Console) -> None:
         f"Interrupted; everything so far is kept. Go on with:\n  {_python()} search/run.py "
         f"--name {folder.name} --results {shown_path(folder.parent)} --resume",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 
@@ -156,7 +158,7 @@ def _finish(
 
 
 def _say_where_everything_is(metrics: dict[str, Any], config: SearchConfig, folder: Path, console: Console) -> None:
-    where, python = shown_path(folder), _python()
+    where, python = escape(shown_path(folder)), escape(_python())
     parameters = ", ".join(f"{key.partition('.')[2]} {value:.3g}" for key, value in metrics["parameters"].items())
     lines = [
         f"[bold]Best: trial {metrics['trial_id']}, score {metrics['validation']['score']:.2f} on validation, "

@@ -15,6 +15,9 @@ class Range:
     log: bool = False
 
     def __post_init__(self) -> None:
+        for end in (self.low, self.high):
+            if isinstance(end, bool) or not isinstance(end, int | float):
+                raise ValueError(f"{end!r} is no end of a range; expected a number")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"range from {self.low} to {self.high}; expected a low end below a high end")
         if self.log and self.low <= 0:
@@ -41,6 +44,8 @@ class Choices:
     def __post_init__(self) -> None:
         if not self.choices:
             raise ValueError("choices are empty; expected at least one value")
+        if not all(isinstance(choice, bool | int | float | str) for choice in self.choices):
+            raise ValueError(f"choices are {list(self.choices)}; expected numbers or texts")
 
     @property
     def ends(self) -> tuple[Any, ...]:

@@ -131,3 +131,11 @@ def test_every_real_component_is_listed(strong_motion):
     index = index_archives(find_archives([strong_motion / "itaca_data_*.h5"]))
     assert len(index) == 251
     assert index[list("ENZ")].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("spoilt", ["Waveforms", "Waveforms/IT.AAA"])
+def test_a_dataset_where_a_group_belongs_is_refused(tmp_path, spoilt):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[spoilt] = np.zeros(3)
+    with pytest.raises(ValueError, match=r"a\.h5"):
+        index_archives(find_archives([tmp_path / "a.h5"]))

@@ -130,6 +130,18 @@ def test_setting_a_list_for_a_fixed_parameter_makes_it_a_choice():
         ("scheduler.name=hyperband", "scheduler.name is 'hyperband'; expected one of asha"),
         ("wandb.mode=maybe", "wandb.mode"),
         ("num_samples=0", "num_samples is 0; expected at least 1"),
+        ("space=3", "'space' is 3; expected a dict"),
+        ("baselines=x", "'baselines' is 'x'; expected a list"),
+        ("baselines=[3]", "baseline 3 is none"),
+        ('baselines=[{"foo": 1}]', "expected values of searched parameters"),
+        ('baselines=[{"model.latent_dim": 5000}]', "latent_dim is 5000"),
+        ('model.latent_dim=["a", "b"]', "'a' is no end of a range"),
+        ("model.latent_dim=[100, null]", "None is no end of a range"),
+        ("model.kernel=[[1, 2], [3]]", "expected numbers or texts"),
+        ("seed=-1", "seed is -1"),
+        ("seed=2147483648", "seed is 2147483648"),
+        ("max_hours=Infinity", "max_hours is inf"),
+        ("resources.gpus_per_trial=1.5", "a share of one or whole GPUs"),
     ],
 )
 def test_bad_settings_are_refused(setting, message):

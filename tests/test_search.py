@@ -173,6 +173,8 @@ def test_physical_units_have_the_scales_of_one_training_record_each(result, prep
     ("kwargs", "message"),
     [
         ({"count": 0}, "--count is 0"),
+        ({"count": 10**20}, "--count is 1000"),
+        ({"seed": -1}, "--seed is -1"),
         ({"out": "x.txt"}, r"ends in '\.txt'; expected one of \.npy"),
         ({"out": "no/x.npy"}, "does not exist; create it first"),
         ({"label": "noise"}, "trained on earthquake alone"),
@@ -195,6 +197,21 @@ def test_a_folder_without_a_whole_export_is_refused(result, tmp_path, missing):
             (tmp_path / "best" / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match=f"{missing} does not exist; expected the folder of a finished search"):
         load_best(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generator.safetensors", "scales.npy"])
+def test_an_export_with_one_changed_byte_is_refused(result, tmp_path, name):
+    folder, _ = result
+    (tmp_path / "best").mkdir()
+    for file in (folder / "best").iterdir():
+        (tmp_path / "best" / file.name).write_bytes(file.read_bytes())
+    content = (tmp_path / "best" / name).read_bytes()
+    (tmp_path / "best" / name).write_bytes(
+        content.replace(b"1", b"2", 1) if name == "config.json" else content[:-1] + b"?"
+    )
+    with pytest.raises(ValueError, match=name):
+        write_waveforms(tmp_path, 1, tmp_path / "x.npy")
+    assert not (tmp_path / "x.npy").exists()
 
 
 def test_resuming_a_finished_search_exports_the_same_again(result):

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 T = TypeVar("T")
 
 LATENT_RANGE = (100, 1000)
+# What every random generator in use takes for a seed.
+MAX_SEED = 2**31
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class TrialConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _require("seed", self.seed, 0 <= self.seed < MAX_SEED, f"0 to {MAX_SEED - 1}")
+
 
 def _require(name: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
@@ -107,6 +112,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return from_dict(hint, value, where=f"{path}.")  # type: ignore[arg-type]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if get_origin(hint) in (dict, list) and not isinstance(value, get_origin(hint)):
+        raise ValueError(f"configuration key '{path}' is {value!r}; expected a {get_origin(hint).__name__}")
     if hint in (int, float, str) and (not isinstance(value, hint) or isinstance(value, bool)):
         raise ValueError(f"configuration key '{path}' is {value!r}; expected {hint.__name__}")
     return value
