@@ -1,7 +1,21 @@
 """What every command of the project shares: how it ends on bad input and on Ctrl-C."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints end like any other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{message}; see --help")
 
 
 def run_command(main: Callable[[], None]) -> None:

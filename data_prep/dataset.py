@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data_prep.files import sha256, write_json, written_whole
+from data_prep.files import sha256, write_json, write_npy, written_whole
 
 FORMAT = 1
 COMPONENTS = ("E", "N", "Z")
@@ -170,11 +170,8 @@ def _open_part(path: Path, name: str) -> Part:
 
 
 def _write_waves(path: Path, waves_NCT: np.ndarray, chosen: np.ndarray) -> None:
-    shape = (len(chosen), *waves_NCT.shape[1:])
-    target = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    for start in range(0, len(chosen), _CHUNK):
-        target[start : start + _CHUNK] = waves_NCT[chosen[start : start + _CHUNK]]
-    target.flush()
+    chunks = (waves_NCT[chosen[start : start + _CHUNK]] for start in range(0, len(chosen), _CHUNK))
+    write_npy(path, (len(chosen), *waves_NCT.shape[1:]), chunks)
 
 
 def _counts(part: pd.Series, rejected: pd.DataFrame) -> dict[str, Any]:

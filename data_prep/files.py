@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 @contextmanager
@@ -38,6 +40,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all; NaN and infinity are refused (`ValueError`)."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_npy(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray]) -> None:
+    """Write a float32 array batch by batch along its first axis.
+
+    Not through a memory map: where the disk is full that ends the process instead of raising `OSError`.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in batches:
+            file.write(np.ascontiguousarray(batch, np.float32).tobytes())
 
 
 def sha256(path: Path) -> str:

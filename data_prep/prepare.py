@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_prep.archive import COMPONENTS, find_archives, index_archives, read_rate
-from data_prep.command import run_command
+from data_prep.command import Parser, run_command
 from data_prep.dataset import PARTS, new_folder, open_dataset, write_dataset
 from data_prep.files import sha256
 from data_prep.flatfile import MagnitudeRule, read_flatfile, with_magnitude
@@ -106,7 +107,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     default = PrepareSettings()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Turn strong-motion archives and their flatfile into a dataset of equal, normalised windows.",
         epilog="Example: python data_prep/prepare.py data/itaca --flatfile data/flatfile.csv --out data/prepared",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -202,6 +203,8 @@ def _results(jobs: Sequence[Job], workers: int) -> Iterator[Iterable[Prepared | 
     pool = ProcessPoolExecutor(workers, spawn, ignore_ctrl_c)
     try:
         yield pool.map(prepare_window, jobs, chunksize=8)
+    except BrokenProcessPool:
+        raise ValueError("a worker process was killed, perhaps for want of memory; choose fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -14,6 +14,9 @@ from data_prep.archive import COMPONENTS, Traces, read_traces
 from data_prep.flatfile import MagnitudeRule
 from data_prep.process import UnusableError, Window, WindowRule
 
+# The onset is sought up to 20 Hz; no accelerometer is sampled faster, no record lasts longer.
+LEAST_FS_HZ, MOST_FS_HZ, MOST_S = 42.0, 1000.0, 3600.0
+
 
 @dataclass(frozen=True)
 class PrepareSettings:
@@ -40,12 +43,15 @@ class PrepareSettings:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected {' or '.join(get_args(rule))}")
         if self.country != "any" and not (len(self.country) == 2 and self.country.isupper()):
             raise ValueError(f"country {self.country!r}: expected two capital letters such as IT, or any")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed {self.seed}: 0 to {2**32 - 1} expected")
+        if not LEAST_FS_HZ <= self.fs_hz <= MOST_FS_HZ:
+            raise ValueError(f"fs_hz {self.fs_hz:g}: {LEAST_FS_HZ:g} to {MOST_FS_HZ:g} expected")
+        if not process.SHORTEST_S <= self.window_s <= MOST_S:
+            raise ValueError(f"window_s {self.window_s:g}: {process.SHORTEST_S:g} to {MOST_S:g} expected")
         exact = self.fs_hz * self.window_s
-        if self.fs_hz <= 0 or self.window_s < process.SHORTEST_S or abs(exact - round(exact)) > 1e-6:
-            raise ValueError(
-                f"{self.window_s:g} s at {self.fs_hz:g} Hz are {exact:g} samples; expected a whole number, a positive "
-                f"rate and {process.SHORTEST_S:g} s or more"
-            )
+        if abs(exact - round(exact)) > 1e-6:
+            raise ValueError(f"{self.window_s:g} s at {self.fs_hz:g} Hz are {exact:g} samples; a whole number expected")
 
     @property
     def samples(self) -> int:

@@ -14,6 +14,7 @@ from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, Tri
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SCHEDULERS = ("asha", "none")
 SAMPLERS = ("tpe", "random")
+UNSEARCHABLE = ("training.max_epochs",)
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,12 @@ class SearchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if math.isinf(self.max_hours):
-            raise ValueError(f"max_hours is {self.max_hours}; expected a number of hours, or 0 for no limit")
         _at_least("num_samples", self.num_samples, 1)
         _at_least("max_hours", self.max_hours, 0)
         _one_of("sampler", self.sampler, SAMPLERS)
         for key, domain in self.domains.items():
+            if key in UNSEARCHABLE or key.partition(".")[0] not in ("model", "training"):
+                raise ValueError(f"{key} cannot be searched: scores would not be comparable; give it one value")
             for value in domain.ends:
                 with_values(self.trial, {key: value})
         for point in self.baselines:
@@ -131,7 +132,7 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
+    if not least <= value < math.inf:
         raise ValueError(f"{name} is {value}; expected at least {least:g}")
 
 

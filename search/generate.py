@@ -3,16 +3,15 @@
 python search/generate.py results/demo-1 --count 16 --out x.npy
 """
 
-import argparse
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.command import run_command
-from data_prep.files import written_whole
+from data_prep.command import Parser, run_command
+from data_prep.files import write_npy, written_whole
 from search.exported import load_best, load_scales
 from trainables.batches import LABELS
 from trainables.config import MAX_SEED
@@ -44,19 +43,14 @@ def generated(result: Path, count: int, label: str, units: str, seed: int) -> It
         yield wave * scale if units == "cm/s2" else wave
 
 
-def write_npy(batches: Iterator[Tensor], count: int, file: Path) -> None:
+def write_array(batches: Iterator[Tensor], count: int, file: Path) -> None:
     """Write float32 (count, 3, T) without ever holding it all."""
     first = next(batches)
     with written_whole(file) as aside:
-        out = np.lib.format.open_memmap(aside, "w+", np.float32, (count, *first.shape[1:]))
-        start = 0
-        for batch in (first, *batches):
-            out[start : start + len(batch)] = batch.numpy()
-            start += len(batch)
-        out.flush()
+        write_npy(aside, (count, *first.shape[1:]), (batch.numpy() for batch in chain([first], batches)))
 
 
-WRITERS: dict[str, Callable[[Iterator[Tensor], int, Path], None]] = {".npy": write_npy}
+WRITERS: dict[str, Callable[[Iterator[Tensor], int, Path], None]] = {".npy": write_array}
 
 
 def write_waveforms(
@@ -82,7 +76,7 @@ def write_waveforms(
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Generate waveforms with the best generator of a search.")
+    parser = Parser(description="Generate waveforms with the best generator of a search.")
     parser.add_argument("result", type=Path, help="folder of a finished search, such as results/demo-1")
     parser.add_argument("--count", type=int, required=True, help="how many three-component waveforms")
     parser.add_argument("--out", type=Path, required=True, help="file to write: .npy, float32 (count, 3, T)")

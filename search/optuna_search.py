@@ -43,7 +43,10 @@ class OptunaSearch(Searcher):
 
     def _open_study(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = JournalStorage(JournalFileBackend(str(self._journal)))
+        try:
+            self._storage = JournalStorage(JournalFileBackend(str(self._journal)))
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{self._journal} is damaged ({error}); start another search") from error
         study = optuna.create_study(storage=self._storage, study_name=STUDY, direction="minimize", load_if_exists=True)
         # A restored search must not draw again what it drew at its start.
         study.sampler = make_sampler(self._sampler, self._seed + len(study.trials))

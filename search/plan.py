@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,8 @@ def make(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
 def _resumed(arguments: argparse.Namespace, results: Path) -> Plan:
     if not arguments.name:
         raise ValueError("--resume needs --name: which search of the results folder to go on with")
-    given = [name for name in SETTLED if getattr(arguments, name)]
+    _check_name(arguments.name)
+    given = [name for name in SETTLED if getattr(arguments, name) not in (None, [])]
     if given:
         raise ValueError(f"--resume goes on with the search as it was; leave out --{given[0].replace('_', '-')}")
     file = results / arguments.name / SEARCH_FILE
@@ -70,11 +72,13 @@ def _data(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path
     folder = arguments.data or environment.get("SEARCH_DATA")
     if arguments.trial and not arguments.data:
         folder = _data_of(_trial_folder(arguments.trial) / SEARCH_FILE)
-    if not folder or (arguments.preset == "demo" and not arguments.data):
+    if not folder or (not arguments.trial and arguments.preset == "demo" and not arguments.data):
         if arguments.preset not in (None, "demo"):
             preset(arguments.preset)
             raise ValueError(f"preset {arguments.preset} needs data; give --data DIR, made by data_prep/prepare.py")
         return None
+    if not (Path(folder) / "manifest.json").is_file():
+        raise ValueError(f"dataset {folder}: no manifest.json; give a folder made by data_prep/prepare.py")
     return Path(folder).resolve()
 
 
@@ -125,11 +129,15 @@ def _new_folder(results: Path, name: str | None, preset_name: str) -> Path:
         while (results / f"{preset_name}-{number}").exists():
             number += 1
         return results / f"{preset_name}-{number}"
-    if not name or Path(name).name != name or name in (".", "..", DEMO_DATA):
-        raise ValueError(f"--name {name!r}: expected the plain name of a new folder")
+    _check_name(name)
     if (results / name).exists():
         raise ValueError(f"{results / name} exists already; choose another --name, or --resume to go on with it")
     return results / name
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", name) or name == DEMO_DATA:
+        raise ValueError(f"--name {name!r}: expected the plain name of a folder: letters, digits, '_', '.', '-'")
 
 
 def _headline(data: Path | None, source: str, config: SearchConfig) -> str:

@@ -71,8 +71,8 @@ class Progress(Callback):
         for row in news:
             self._console.print(
                 f"{ended:3d} of {self._num_samples} ended: trial {row.trial_id} {row.state} at epoch {row.epochs}, "
-                f"score {row.score:.2f}{f' ({row.stop_reason})' if row.stop_reason else ''}; "
-                f"best so far {best.score if best else math.nan:.2f}; about {_clock(self._seconds_left(rows))} left",
+                f"{_score(row)}{f' ({row.stop_reason})' if row.stop_reason else ''}; "
+                f"best so far {f'{best.score:.2f}' if best else 'none'}; about {_clock(self._seconds_left(rows))} left",
                 highlight=False,
             )
 
@@ -86,7 +86,9 @@ class Progress(Callback):
             table.add_row(*self._cells(row, row is best), style="bold" if row is best else None)
         hidden = len(rows) - len(shown)
         note = f"{hidden} more trials in {self._file.name}. " if hidden else ""
-        return Group(self._summary(rows, best), table, f"[dim]{note}Ctrl-C stops; the search can be resumed.[/]")
+        if sum(row.ended for row in rows) < self._num_samples:
+            note += "Ctrl-C stops; the search can be resumed."
+        return Group(self._summary(rows, best), table, f"[dim]{note}[/]")
 
     def _summary(self, rows: list[TrialRow], best: TrialRow | None) -> str:
         ended = sum(row.ended for row in rows)
@@ -124,6 +126,10 @@ def _most_telling(rows: list[TrialRow]) -> list[TrialRow]:
     by_rank = sorted(rows, key=lambda row: (row.state != "running", row.score if row.score == row.score else math.inf))
     chosen = {row.trial_id for row in by_rank[:MAX_ROWS]}
     return [row for row in rows if row.trial_id in chosen]
+
+
+def _score(row: TrialRow) -> str:
+    return f"score {row.score:.2f}" if math.isfinite(row.score) else "no score"
 
 
 def _clock(seconds: float) -> str:

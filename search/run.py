@@ -12,13 +12,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_prep.command import run_command
+from data_prep.command import Parser, run_command
 from search import plan
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; every default is decided in `plan.py`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Search for the hyperparameters of the best generator of strong-motion records.",
         epilog="Without --data, and without the variable SEARCH_DATA, a demo runs: nothing needed, a few minutes.",
     )

@@ -1,8 +1,12 @@
 """One search from data to export, as the command line runs it."""
 
+import fcntl
+import json
+import shlex
 import shutil
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +16,22 @@ import ray
 import torch
 from ray.tune.analysis import ExperimentAnalysis
 from rich.console import Console
-from rich.markup import escape
 
 from data_prep.dataset import open_dataset
 from data_prep.demo import write_demo_archive
-from data_prep.files import write_json
+from data_prep.files import sha256, write_json
 from data_prep.prepare import prepare
 from data_prep.record import PrepareSettings
 from search.config import ResourcesConfig, SearchConfig, resolved
 from search.export import export_best
+from search.exported import BEST
 from search.figure import draw_waveforms
 from search.generate import write_waveforms
-from search.plan import DEMO_DATA, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
+from search.plan import DEMO_DATA, PROJECT, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
 from search.tracking import Tracking, resolved_mode
 from search.trials import trial_rows, write_trials
-from search.tuner import run_search, start_ray
+from search.tuner import has_state, run_search, start_ray
 from trainables.batches import PreparedDataset
 from trainables.config import flat, with_values
 from trainables.fidelity import MIN_EVENTS, MIN_WINDOWS, Band
@@ -44,19 +48,44 @@ def run(plan: Plan, console: Console) -> bool:
     data = plan.data or _demo_data(plan.folder.parent, console)
     open_dataset(data)  # verifies every checksum
     dataset = PreparedDataset.open(data)
-    _check_fit(plan.config, dataset)
+    check_fit_of_space(plan.config, dataset)
     _say_what_is_judged(dataset, console)
+    if plan.resume:
+        _check_resumable(plan.folder, data)
     start_ray()
     config = replace(plan.config, resources=_fitting(plan.config.resources, console))
     if not plan.resume:
         _create(plan.folder, config, data)
-    analysis, finished = _search(config, plan, data, console)
-    if not finished:
-        _say_how_to_resume(plan.folder, console)
-        return False
-    write_trials(trial_rows(analysis.trials), plan.folder / TRIALS_FILE)
-    _finish(analysis, config, dataset, plan.folder, console)
-    return True
+    with _alone(plan.folder):
+        try:
+            analysis, finished = _search(config, plan, data, console)
+            if finished:
+                write_trials(trial_rows(analysis.trials), plan.folder / TRIALS_FILE)
+                _finish(analysis, config, dataset, plan.folder, console)
+                return True
+        except KeyboardInterrupt:
+            pass  # told in the same words wherever it comes
+    _say_how_to_resume(plan.folder, console)
+    return False
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second process away from the same search; the lock goes with this process, however it ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"search {folder.name} is running already; wait for it, or stop it first") from None
+        yield
+
+
+def _check_resumable(folder: Path, data: Path) -> None:
+    kept = json.loads((folder / SEARCH_FILE).read_text(encoding="utf-8"))
+    if kept.get("dataset") != sha256(data / "manifest.json"):
+        raise ValueError(f"{data} is not the dataset that search {folder.name} began on; start another search")
+    if (folder / TRIALS_FILE).is_file() and not has_state(folder):
+        raise ValueError(f"{folder / 'tune'} is missing, so there is nothing to go on from; start another search")
 
 
 def _demo_data(results: Path, console: Console) -> Path:
@@ -75,7 +104,7 @@ def _demo_data(results: Path, console: Console) -> Path:
     return folder / "prepared"
 
 
-def _check_fit(config: SearchConfig, dataset: PreparedDataset) -> None:
+def check_fit_of_space(config: SearchConfig, dataset: PreparedDataset) -> None:
     """Refuse what would fail in every trial, or in those at one end of the space, before any is started."""
     check_fit(config.trial, dataset)
     for key, domain in config.domains.items():
@@ -118,27 +147,27 @@ def _fitting(resources: ResourcesConfig, console: Console) -> ResourcesConfig:
 
 
 def _create(folder: Path, config: SearchConfig, data: Path) -> None:
-    folder.mkdir(parents=True)
-    write_json(folder / SEARCH_FILE, resolved(config, {"data": str(data)}))
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise ValueError(f"{folder} was created by another search just now; choose another --name") from None
+    write_json(folder / SEARCH_FILE, resolved(config, {"data": str(data), "dataset": sha256(data / "manifest.json")}))
 
 
 def _search(config: SearchConfig, plan: Plan, data: Path, console: Console) -> tuple[ExperimentAnalysis, bool]:
     progress = Progress(console, plan.folder / TRIALS_FILE, config.num_samples, config.training.max_epochs)
     with closing(Tracking(config.wandb, plan.folder, flat(config.trial), console)) as tracking, progress:
-        analysis, finished = run_search(config, data, plan.folder, [progress, tracking], plan.resume)
+        analysis, finished = run_search(
+            config, data, plan.folder, [progress, tracking], plan.resume and has_state(plan.folder)
+        )
         if finished:
             progress.show(analysis.trials)
     return analysis, finished
 
 
 def _say_how_to_resume(folder: Path, console: Console) -> None:
-    console.print(
-        f"Interrupted; everything so far is kept. Go on with:\n  {_python()} search/run.py "
-        f"--name {folder.name} --results {shown_path(folder.parent)} --resume",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    command = _command("search/run.py", "--name", folder.name, "--results", shown_path(folder.parent), "--resume")
+    console.print(f"Interrupted; everything so far is kept. Go on with:\n  {command}", highlight=False, markup=False)
 
 
 def _finish(
@@ -158,24 +187,30 @@ def _finish(
 
 
 def _say_where_everything_is(metrics: dict[str, Any], config: SearchConfig, folder: Path, console: Console) -> None:
-    where, python = escape(shown_path(folder)), escape(_python())
+    where, trial_id = shown_path(folder), metrics["trial_id"]
     parameters = ", ".join(f"{key.partition('.')[2]} {value:.3g}" for key, value in metrics["parameters"].items())
+    results = ("--results", shown_path(folder.parent))
     lines = [
-        f"[bold]Best: trial {metrics['trial_id']}, score {metrics['validation']['score']:.2f} on validation, "
-        f"{metrics['test']['score']:.2f} on the test part[/]",
+        f"Best: trial {trial_id}, score {metrics['validation']['score']:.2f} on validation, "
+        f"{metrics['test']['score']:.2f} on the test part",
         f"  {parameters}" if parameters else "",
-        f"  {where}/best/          generator, configuration, metrics, README",
+        f"  {where}/{BEST}/          generator, configuration, metrics, README",
         f"  {where}/{FIGURE}  generated beside real waveforms",
         f"  {where}/{TRIALS_FILE}     every trial",
         "Next:",
-        f"  {python} search/generate.py {where} --count 16 --out waveforms.npy",
-        f"  {python} search/run.py --trial {where}:{metrics['trial_id']} --max-epochs 100   (train it for longer)",
+        "  " + _command("search/generate.py", where, "--count", "16", "--out", "waveforms.npy"),
+        "  " + _command("search/run.py", "--trial", f"{where}:{trial_id}", *results, "--max-epochs", "100"),
     ]
     if resolved_mode(config.wandb.mode) == "offline":
-        lines.append(f"  {python} -m wandb sync {where}/wandb/offline-run-*   (with a W&B account)")
-    console.print("\n".join(line for line in lines if line), highlight=False, soft_wrap=True)
+        lines.append(f"  {_python()} -m wandb sync {shlex.quote(where)}/wandb/offline-run-*   (with a W&B account)")
+    console.print("\n".join(line for line in lines if line), highlight=False, markup=False, soft_wrap=True)
+
+
+def _command(script: str, *arguments: str) -> str:
+    """A command of the project as it can be pasted into the shell the user is in."""
+    return f"{_python()} {shlex.join([shown_path(PROJECT / script), *arguments])}"
 
 
 def _python() -> str:
     """How to call this Python from the user's shell."""
-    return "python" if shutil.which("python") == sys.executable else shown_path(Path(sys.executable))
+    return "python" if shutil.which("python") == sys.executable else shlex.quote(shown_path(Path(sys.executable)))

@@ -59,6 +59,11 @@ class _Reconcile(tune.Callback):
             self._settled = True
 
 
+def has_state(folder: Path) -> bool:
+    """Whether Tune has saved anything to go on from; killed before its first snapshot, a search has nothing."""
+    return any((folder / EXPERIMENT).glob("experiment_state-*.json"))
+
+
 def run_search(
     config: SearchConfig, dataset: Path, folder: Path, callbacks: Sequence[tune.Callback], resume: bool
 ) -> tuple[ExperimentAnalysis, bool]:
@@ -68,8 +73,6 @@ def run_search(
         Tune's records, and whether the search has finished; Ctrl-C ends it before, with its state saved.
     """
     searcher = OptunaSearch(config.domains, folder / JOURNAL, config.sampler, config.seed, config.baselines)
-    # Killed before Tune's first snapshot, a search has nothing to go on from.
-    resume = resume and any((folder / EXPERIMENT).glob("experiment_state-*.json"))
     handler = signal.getsignal(signal.SIGINT)
     analysis = tune.run(
         _trainable(config, dataset),

@@ -14,10 +14,20 @@ def make(tmp_path, *arguments, environment=None):
     return plan.make(parse_arguments(["--results", str(tmp_path), *arguments]), environment or {})
 
 
-def finished(tmp_path, name="old"):
+@pytest.fixture
+def data(tmp_path_factory, monkeypatch):
+    """A folder that looks like a prepared dataset, called `d` from here."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "d"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    monkeypatch.chdir(folder.parent)
+    return folder
+
+
+def finished(tmp_path, data="/somewhere", name="old"):
     folder = tmp_path / name
     folder.mkdir()
-    (folder / "search.json").write_text(json.dumps(resolved(preset("demo"), {"data": "/somewhere"})))
+    (folder / "search.json").write_text(json.dumps(resolved(preset("demo"), {"data": str(data)})))
     header = "trial_id,state,stop_reason,epochs,samples,score,seconds,model.latent_dim,training.critic_lr"
     (folder / "trials.csv").write_text(f"{header}\n00012345,complete,,9,1,2.0,3.0,150,0.002\n")
     return folder
@@ -35,10 +45,9 @@ def test_without_data_it_is_the_demo_and_says_so(tmp_path):
     ("arguments", "environment"),
     [(["--data", "d"], {}), ([], {"SEARCH_DATA": "d"}), (["--data", "d"], {"SEARCH_DATA": "other"})],
 )
-def test_with_data_it_is_itaca(tmp_path, arguments, environment):
+def test_with_data_it_is_itaca(tmp_path, data, arguments, environment):
     found = make(tmp_path, *arguments, environment=environment)
-    assert found.data is not None
-    assert found.data.name == "d"
+    assert found.data == data
     assert found.config == preset("itaca")
     assert found.folder.name == "itaca-1"
 
@@ -73,7 +82,14 @@ def test_arguments_and_settings_are_laid_over_the_preset(tmp_path):
         (["--config", "nowhere.json"], "nowhere.json does not exist"),
         (["--trial", "nowhere:1"], "nowhere/trials.csv does not exist"),
         (["--resume"], "--resume needs --name"),
-        (["--resume", "--name", "x", "--num-samples", "3"], "leave out --num-samples"),
+        (["--resume", "--name", "x", "--num-samples", "0"], "leave out --num-samples"),
+        (["--resume", "--name", "../x"], "expected the plain name"),
+        (["--data", "nowhere"], "nowhere: no manifest.json; give a folder made by"),
+        (["--set", "seed=[1, 2]"], "seed cannot be searched"),
+        (["--set", "training.max_epochs=[1, 2]"], "max_epochs cannot be searched"),
+        (["--num-samples", "abc"], "invalid int value: 'abc'; see --help"),
+        (["--name=-x"], "expected the plain name"),
+        (["--name", "a b"], "expected the plain name"),
         (["--resume", "--name", "x", "--set", "a=1"], "leave out --set"),
         (["--trial", "x:1", "--config", "y"], "leave out --config"),
         (["--resume", "--name", "nothing"], "nothing/search.json does not exist"),
@@ -105,21 +121,23 @@ def test_an_earlier_search_can_be_repeated_from_its_configuration(tmp_path):
     assert asdict(found.config) == asdict(preset("demo")) | {"num_samples": 2}
 
 
-def test_one_trial_is_trained_again_with_its_parameters_fixed(tmp_path):
-    folder = finished(tmp_path)
-    config = make(tmp_path, "--trial", f"{folder}:00012345", "--max-epochs", "30").config
+def test_one_trial_is_trained_again_on_its_data_with_its_parameters_fixed(tmp_path, data):
+    folder = finished(tmp_path, data)
+    found = make(tmp_path, "--trial", f"{folder}:00012345", "--max-epochs", "30")
+    config = found.config
     assert (config.model.latent_dim, config.training.critic_lr) == (150, 0.002)
     assert (config.space, config.baselines, config.num_samples) == ({}, [], 1)
-    assert str(make(tmp_path, "--trial", f"{folder}:00012345").data) == "/somewhere"
+    assert found.data == data
+    assert make(tmp_path, "--trial", f"{folder}:00012345", "--preset", "demo").data == data
     assert config.training.max_epochs == 30
 
 
-def test_an_unknown_trial_names_the_known_ones(tmp_path):
+def test_an_unknown_trial_names_the_known_ones(tmp_path, data):
     with pytest.raises(ValueError, match="known: 00012345"):
-        make(tmp_path, "--trial", f"{finished(tmp_path)}:7")
+        make(tmp_path, "--trial", f"{finished(tmp_path, data)}:7")
 
 
-def test_a_dry_run_shows_configuration_space_resources_and_baselines(tmp_path):
+def test_a_dry_run_shows_configuration_space_resources_and_baselines(tmp_path, data):
     stream = io.StringIO()
     plan.show(make(tmp_path, "--data", "d"), Console(file=stream, width=150))
     text = stream.getvalue()

@@ -236,9 +236,12 @@ def test_whole_records_are_padded_to_the_window(archive_factory, ten_events, tmp
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fs_hz": 0.0}, "positive rate"),
-        ({"fs_hz": 33.0, "window_s": 20.48}, "whole number"),
-        ({"window_s": 5.0}, "10 s or more"),
+        ({"fs_hz": 0.0}, "fs_hz 0: 42 to 1000 expected"),
+        ({"fs_hz": 55.0, "window_s": 20.48}, "whole number"),
+        ({"window_s": 5.0}, "window_s 5: 10 to 3600 expected"),
+        ({"fs_hz": 1e308}, "42 to 1000"),
+        ({"window_s": 1e9}, "10 to 3600"),
+        ({"seed": -1}, "seed -1"),
         ({"window": "middle"}, "expected onset or whole"),
         ({"magnitude": "Mb"}, "expected Mw or Mw-or-Ml"),
         ({"country": "Italy"}, "two capital letters"),
@@ -282,7 +285,7 @@ def test_the_command_shows_progress_a_summary_and_the_next_step(archive_factory,
         ({"out": "a.h5/x"}, "cannot be created"),
         ({"out": "a.h5"}, "no prepared dataset"),
         ({"workers": "0"}, "at least 1"),
-        ({"window_s": "1"}, "10 s or more"),
+        ({"window_s": "1"}, "10 to 3600 expected"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(archive_factory, ten_events, tmp_path, run_main, change, message):

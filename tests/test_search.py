@@ -68,7 +68,7 @@ def result(cluster, prepared, tmp_path_factory):
 
 def test_a_search_leaves_what_the_contract_names(result):
     folder, _ = result
-    assert {f.name for f in folder.iterdir()} == {
+    assert {f.name for f in folder.iterdir() if not f.name.startswith(".")} == {
         "search.json",
         "trials.csv",
         "optuna.journal",
@@ -207,7 +207,7 @@ def test_an_export_with_one_changed_byte_is_refused(result, tmp_path, name):
         (tmp_path / "best" / file.name).write_bytes(file.read_bytes())
     content = (tmp_path / "best" / name).read_bytes()
     (tmp_path / "best" / name).write_bytes(
-        content.replace(b"1", b"2", 1) if name == "config.json" else content[:-1] + b"?"
+        content.replace(b"1", b"2", 1) if name == "config.json" else content[:-1] + bytes([content[-1] ^ 1])
     )
     with pytest.raises(ValueError, match=name):
         write_waveforms(tmp_path, 1, tmp_path / "x.npy")
@@ -217,11 +217,55 @@ def test_an_export_with_one_changed_byte_is_refused(result, tmp_path, name):
 def test_resuming_a_finished_search_exports_the_same_again(result):
     folder, _ = result
     before = (folder / "best" / "metrics.json").read_text(), (folder / "trials.csv").read_text()
-    arguments = parse_arguments(["--results", str(folder.parent), "--name", folder.name, "--resume"])
-    _, text, finished = run(plan.make(arguments, {}))
+    _, text, finished = resume(folder)
     assert finished
     assert "ended: trial" not in text
     assert ((folder / "best" / "metrics.json").read_text(), (folder / "trials.csv").read_text()) == before
+
+
+def resume(folder):
+    return run(plan.make(parse_arguments(["--results", str(folder.parent), "--name", folder.name, "--resume"]), {}))
+
+
+def test_a_search_that_is_running_cannot_be_resumed_beside_it(result):
+    folder, _ = result
+    with session._alone(folder), pytest.raises(ValueError, match="search small is running already"):
+        resume(folder)
+
+
+def test_a_search_is_not_resumed_on_other_data(result, write_prepared, tmp_path):
+    folder, _ = result
+    kept = (folder / "search.json").read_text()
+    content = json.loads(kept)
+    other = write_prepared(tmp_path / "other", seed=1)
+    (folder / "search.json").write_text(json.dumps({**content, "data": str(other)}))
+    with pytest.raises(ValueError, match="is not the dataset that search small began on"):
+        resume(folder)
+    (folder / "search.json").write_text(kept)
+
+
+def test_a_search_without_tune_s_state_keeps_what_it_has(result, tmp_path):
+    folder, _ = result
+    (folder / "tune").rename(tmp_path / "tune")
+    before = (folder / "trials.csv").read_text()
+    with pytest.raises(ValueError, match="nothing to go on from"):
+        resume(folder)
+    (tmp_path / "tune").rename(folder / "tune")
+    assert (folder / "trials.csv").read_text() == before
+
+
+def test_ctrl_c_during_the_export_can_be_resumed_too(result, monkeypatch):
+    folder, _ = result
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "export_best", interrupted)
+        _, text, finished = resume(folder)
+    assert not finished
+    assert "--name small" in text
+    assert resume(folder)[2]
 
 
 def test_a_trial_can_be_trained_again_alone(result, prepared):
