@@ -85,15 +85,16 @@ class Progress(Callback):
         for row in shown:
             table.add_row(*self._cells(row, row is best), style="bold" if row is best else None)
         hidden = len(rows) - len(shown)
-        note = f"{hidden} more trials in {self._file.name}. " if hidden else ""
+        notes = [f"{hidden} more trials in {self._file.name}."] if hidden else []
         if sum(row.ended for row in rows) < self._num_samples:
-            note += "Ctrl-C stops; the search can be resumed."
-        return Group(self._summary(rows, best), table, f"[dim]{note}[/]")
+            notes.append("Ctrl-C stops; the search can be resumed.")
+        return Group(self._summary(rows, best), table, *(f"[dim]{note}[/]" for note in notes))
 
     def _summary(self, rows: list[TrialRow], best: TrialRow | None) -> str:
         ended = sum(row.ended for row in rows)
         found = f"best so far {best.score:.2f} (trial {best.trial_id})" if best else "no score yet"
-        return f"{ended} of {self._num_samples} trials ended · {found} · about {_clock(self._seconds_left(rows))} left"
+        left = "" if ended >= self._num_samples else f" · about {_clock(self._seconds_left(rows))} left"
+        return f"{ended} of {self._num_samples} trials ended · {found}{left}"
 
     def _cells(self, row: TrialRow, is_best: bool) -> list[str]:
         reason = f" ({row.stop_reason.partition(':')[0]})" if row.stop_reason else ""
