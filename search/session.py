@@ -48,7 +48,7 @@ def run(plan: Plan, console: Console) -> bool:
     data = plan.data or _demo_data(plan.folder.parent, console)
     open_dataset(data)  # verifies every checksum
     dataset = PreparedDataset.open(data)
-    check_fit_of_space(plan.config, dataset)
+    _check_fit_of_space(plan.config, dataset)
     _say_what_is_judged(dataset, console)
     if plan.resume:
         _check_resumable(plan.folder, data)
@@ -104,12 +104,13 @@ def _demo_data(results: Path, console: Console) -> Path:
     return folder / "prepared"
 
 
-def check_fit_of_space(config: SearchConfig, dataset: PreparedDataset) -> None:
+def _check_fit_of_space(config: SearchConfig, dataset: PreparedDataset) -> None:
     """Refuse what would fail in every trial, or in those at one end of the space, before any is started."""
-    check_fit(config.trial, dataset)
+    lowest = with_values(config.trial, {key: domain.ends[0] for key, domain in config.domains.items()})
+    check_fit(lowest, dataset)
     for key, domain in config.domains.items():
-        for value in domain.ends:
-            check_fit(with_values(config.trial, {key: value}), dataset)
+        for value in domain.ends[1:]:
+            check_fit(with_values(lowest, {key: value}), dataset)
 
 
 def _say_what_is_judged(dataset: PreparedDataset, console: Console) -> None:

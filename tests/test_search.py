@@ -14,9 +14,11 @@ from ray import tune
 from rich.console import Console
 
 from search import plan, session
+from search.config import preset, with_settings
 from search.exported import load_best
 from search.generate import write_waveforms
 from search.run import parse_arguments
+from trainables.batches import PreparedDataset
 
 pytestmark = [
     pytest.mark.slow,
@@ -299,6 +301,13 @@ def test_a_trial_that_fails_is_told_as_failed_and_the_others_go_on(cluster, prep
     assert failed.equals(table["training.batch_size"] > 30)
     states = {trial.user_attrs["tune_trial_id"]: trial.state for trial in study(folder).trials}
     assert all((states[i] is TrialState.FAIL) == is_failed for i, is_failed in failed.items())
+
+
+def test_a_searched_parameter_s_own_default_need_not_fit_the_data(prepared, tmp_path):
+    with pytest.raises(ValueError, match="batch_size is 31"):
+        search(tmp_path, prepared, "--set", "training.batch_size=[4, 31]")
+    config = with_settings(preset("itaca"), ["training.batch_size=[4, 8]"])  # 32 windows where nothing is said
+    session._check_fit_of_space(config, PreparedDataset.open(prepared))
 
 
 def test_when_every_trial_fails_the_reason_is_told(cluster, prepared, tmp_path, monkeypatch):
