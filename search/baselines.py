@@ -4,7 +4,8 @@ Source of `HAND_TUNED`: "Synthetic seismic signals by generative adversarial net
 Torino, 2024.
 It gives latent dimension 800 as the best found by hand; batch size, learning rates and penalty weight run by run.
 It does not give n_critic, taken as 5 (Gulrajani et al. 2017), nor the penalty weight of each run: 10, then 5, then 20
-in the order in which they are mentioned.
+in the order in which they are mentioned. Runs two and three are given with one rate, 5e-5; that the generator went back
+to 1e-4 is said apart, and taken for the last.
 """
 
 from typing import Any
