@@ -73,6 +73,7 @@ def run_search(
         Tune's records, and whether the search has finished; Ctrl-C ends it before, with its state saved.
     """
     searcher = OptunaSearch(config.domains, folder / JOURNAL, config.sampler, config.seed, config.baselines)
+    results = JsonLoggerCallback()
     handler = signal.getsignal(signal.SIGINT)
     analysis = tune.run(
         _trainable(config, dataset),
@@ -86,7 +87,7 @@ def run_search(
         checkpoint_config=tune.CheckpointConfig(
             num_to_keep=2, checkpoint_score_attribute="score", checkpoint_score_order="min"
         ),
-        callbacks=[_Reconcile(searcher), *callbacks, JsonLoggerCallback()],
+        callbacks=[_Reconcile(searcher), *callbacks, results],
         resume_config=tune.ResumeConfig() if resume else None,
         reuse_actors=True,
         raise_on_failed_trial=False,
@@ -95,6 +96,8 @@ def run_search(
     # Tune answers Ctrl-C by saving its state and putting the old handler back; else its own is left behind.
     finished = signal.getsignal(signal.SIGINT) is not handler
     signal.signal(signal.SIGINT, handler)
+    for trial in analysis.trials:  # Tune leaves the files of trials that it cut off open
+        results.log_trial_end(trial)
     if finished:
         searcher.settle()
     return analysis, finished

@@ -20,12 +20,7 @@ from search.generate import write_waveforms
 from search.run import parse_arguments
 from trainables.batches import PreparedDataset
 
-pytestmark = [
-    pytest.mark.slow,
-    # Tune leaves the results file of an interrupted trial to the garbage collector.
-    pytest.mark.filterwarnings(r"ignore:unclosed file.*result\.json:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.slow
 
 SMALL = [
     "model.base_channels=2",
