@@ -6,7 +6,7 @@ Format: https://asdf-definition.readthedocs.io (keys `Waveforms/NET.STA/NET.STA.
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,20 +20,23 @@ COMPONENTS = ("E", "N", "Z")
 _SUFFIXES = (".h5", ".hdf5", ".asdf")
 _KEY = re.compile(
     r"(?P<network>[^.]*)\.(?P<station>[^.]*)\.(?P<location>[^.]*)\.(?P<channel>\w{2,3})"
-    r"__[^_]*__[^_]*__(?P<tag_channel>[^_]*)_(?P<event>.*?)"
+    r"__(?P<start>[^_]*)__(?P<end>[^_]*)__(?P<tag_channel>[^_]*)_(?P<event>.*?)"
     r"(?:_(?P<data_type>acc|vel|dis|sa|sd))?(?:_(?P<processing>cv|ap|mp))?"
 )
 # Letters name the direction. U, V, W and 1, 2, 3 are ESM's first, second and vertical axis; beside a Z,
 # however, 1 and 2 are the north-like and east-like axes of SEED.
 _AXES = {"E": "E", "N": "N", "Z": "Z", "U": "E", "V": "N", "W": "Z", "1": "E", "2": "N", "3": "Z"}
 _AXES_BESIDE_Z = _AXES | {"1": "N", "2": "E"}
+_RECORD = ["source_file", *IDENTITY, "data_type"]
+_CM_S2 = {"": 1.0, "cm/s^2": 1.0, "cm/s/s": 1.0, "cm/s2": 1.0, "gal": 1.0, "m/s^2": 100.0, "g": 980.665}
 
 
 @dataclass(frozen=True)
 class Traces:
-    """The three components (E, N, Z) of one record as stored.
+    """The three components (E, N, Z) of one record.
 
-    Samples in cm/s²; start times in ns since 1970; filter corners in Hz, NaN where the archive names none.
+    Samples in cm/s², or as stored where the archive names no unit; start times in ns since 1970; filter corners in
+    Hz, NaN where the archive names none.
     """
 
     samples: tuple[np.ndarray, ...]
@@ -41,53 +44,57 @@ class Traces:
     start_ns: tuple[int, ...]
     low_cut_hz: float
     high_cut_hz: float
+    unit_known: bool  # said by the archive, not taken for granted
 
 
 def find_archives(sources: Sequence[Path | str]) -> list[Path]:
     """Archive files named by files, folders or glob patterns, sorted, each once.
 
     Raises:
-        ValueError: nothing found, or a file that is no readable ASDF archive.
+        ValueError: nothing found.
     """
-    paths = sorted({path.resolve() for source in sources for path in _expand(str(source))})
-    for path in paths:
-        _check_archive(path)
-    return paths
+    return sorted({path.resolve() for source in sources for path in _expand(str(source))})
 
 
 def index_archives(paths: Sequence[Path]) -> pd.DataFrame:
     """List the records of archives, one row for the three components of one sensor, event and processing.
 
-    Columns: those of `flatfile.IDENTITY`, `data_type`, `source_file` and `E`, `N`, `Z`: the path of each
+    Columns: those of `flatfile.IDENTITY`, `data_type`, `source_file`, `damage` and `E`, `N`, `Z`: the path of each
     component's dataset inside the file, missing where the component is. A name that is not ITACA's makes a
-    record of its own without event.
-    """
-    rows = [row for path in paths for row in _channels(path)]
-    table = pd.DataFrame(rows, columns=[*IDENTITY, "data_type", "source_file", "axis", "path"])
-    same = ["source_file", *IDENTITY, "data_type"]
-    # A second E of the same sensor and event opens another record (the pieces of a continuous recording).
-    table["piece"] = table.groupby([*same, "axis"]).cumcount()
-    index = table.pivot_table("path", [*same, "piece"], "axis", aggfunc="first").reset_index()
-    return index.reindex(columns=[*IDENTITY, "data_type", "source_file", *COMPONENTS])
-
-
-def read_traces(path: Path, keys: Sequence[str]) -> Traces:
-    """Read the E, N and Z datasets `keys` of an archive, and the filter corners in `AuxiliaryData/Headers`.
+    record of its own without event. A file or group that cannot be read makes one row, with the reason in `damage`.
 
     Raises:
-        OSError: the file or a dataset is damaged.
-        KeyError: a dataset lacks its sampling rate or start time.
+        ValueError: not one of the files can be read.
     """
-    with h5py.File(path, "r") as file:
-        datasets = [file[key] for key in keys]
-        corners = np.array([_corners(file, key) for key in keys])
-        return Traces(
-            samples=tuple(dataset[...].astype(np.float64) for dataset in datasets),
-            fs_hz=tuple(float(dataset.attrs["sampling_rate"]) for dataset in datasets),
-            start_ns=tuple(int(dataset.attrs["starttime"]) for dataset in datasets),
-            low_cut_hz=float(np.max(corners[:, 0])),
-            high_cut_hz=float(np.min(corners[:, 1])),
-        )
+    rows = [row for path in paths for row in _channels(path)]
+    if all("damage" in row for row in rows):
+        raise ValueError(rows[0]["damage"] if rows else f"archive {paths[0]}: holds no trace; give another")
+    blank = dict.fromkeys([*_RECORD, "damage", "start", "end", "axis", "path"], "")
+    table = pd.DataFrame([blank | row for row in rows], columns=list(blank), dtype=str)
+    table = table.sort_values([*_RECORD, "damage", "start", "path"], ignore_index=True)
+    table["piece"] = _pieces(table)
+    index = table.pivot_table("path", [*_RECORD, "damage", "piece"], "axis", aggfunc="first")
+    return index.reset_index().reindex(columns=[*_RECORD, "damage", *COMPONENTS])
+
+
+def read_traces(file: h5py.File, keys: Sequence[str]) -> Traces:
+    """Read the E, N and Z datasets `keys` of an archive, and unit and filter corners in `AuxiliaryData/Headers`.
+
+    Raises:
+        OSError: a dataset is damaged.
+        KeyError: a dataset lacks its sampling rate or start time.
+        ValueError: a dataset that is no series of numbers, or a unit that is no acceleration's.
+    """
+    datasets = [file[key] for key in keys]
+    headers = [_header(file, key) for key in keys]
+    return Traces(
+        samples=tuple(map(_samples, datasets, headers)),
+        fs_hz=tuple(float(dataset.attrs["sampling_rate"]) for dataset in datasets),
+        start_ns=tuple(int(dataset.attrs["starttime"]) for dataset in datasets),
+        low_cut_hz=float(np.max([_number(header.get("low_cut_frequency_hz")) for header in headers])),
+        high_cut_hz=float(np.min([_number(header.get("high_cut_frequency_hz")) for header in headers])),
+        unit_known=all(_text(header.get("units")) for header in headers),
+    )
 
 
 def read_rate(path: Path, key: str) -> float:
@@ -95,7 +102,7 @@ def read_rate(path: Path, key: str) -> float:
     try:
         with h5py.File(path, "r") as file:
             return float(file[key].attrs["sampling_rate"])
-    except (OSError, KeyError):
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
         return float("nan")
 
 
@@ -110,55 +117,101 @@ def _expand(source: str) -> list[Path]:
     return found
 
 
-def _check_archive(path: Path) -> None:
+def _channels(path: Path) -> Iterator[dict[str, str]]:
+    """A row for each trace of a file; one with `damage` for the file, or for a station, that cannot be read."""
     if not h5py.is_hdf5(path):
-        raise ValueError(f"archive {path}: not an HDF5 file; ask the service for format=hdf5 and download it again")
+        yield _damaged(path, "not an HDF5 file; ask the service for format=hdf5 and download it again")
+        return
     try:
         with h5py.File(path, "r") as file:
-            if not isinstance(file.get("Waveforms"), h5py.Group):
-                raise ValueError(f"archive {path}: HDF5, but without the group Waveforms of ASDF; give an ASDF file")
-    except OSError as error:
-        raise ValueError(f"archive {path}: truncated or damaged ({error}); download it again") from None
+            stations = file.get("Waveforms")
+            if not isinstance(stations, h5py.Group):
+                yield _damaged(path, "HDF5, but without the group Waveforms of ASDF; give an ASDF file")
+                return
+            for station in stations:
+                yield from _station(path, stations, station)
+    except (OSError, RuntimeError, KeyError, UnicodeError) as error:
+        yield _damaged(path, f"truncated or damaged ({' '.join(str(error).split())}); download it again")
 
 
-def _channels(path: Path) -> Iterator[tuple[str, ...]]:
-    with h5py.File(path, "r") as file:
-        for station, group in file["Waveforms"].items():
-            if not isinstance(group, h5py.Group):
-                raise ValueError(f"archive {path}: Waveforms/{station} is no group of traces; download it again")
-            names = [name for name in group if isinstance(name, str) and name != "StationXML"]
-            verticals = {name.split("__")[0][:-1] for name in names if name.split("__")[0].endswith("Z")}
-            for name in names:
-                yield _channel(path, station, name, name.split("__")[0][:-1] in verticals)
+def _station(path: Path, stations: h5py.Group, station: str) -> Iterator[dict[str, str]]:
+    try:
+        group = stations[station]
+        names = [name for name in group if name != "StationXML"] if isinstance(group, h5py.Group) else None
+    except (OSError, RuntimeError, KeyError, UnicodeError) as error:
+        yield _damaged(path, f"Waveforms/{station} is damaged ({' '.join(str(error).split())}); download it again")
+        return
+    if names is None:
+        yield _damaged(path, f"Waveforms/{station} is no group of traces; download it again")
+        return
+    verticals = {_bands(name) for name in names if name.split("__")[0].upper().endswith("Z")}
+    for name in names:
+        yield _channel(path, station, name, _bands(name) in verticals)
 
 
-def _channel(path: Path, station: str, name: str, beside_z: bool) -> tuple[str, ...]:
+def _bands(name: str) -> str:
+    return name.split("__")[0][:-1].upper()
+
+
+def _damaged(path: Path, reason: str) -> dict[str, str]:
+    return {"source_file": str(path), "axis": "other", "path": "", "damage": f"archive {path}: {reason}"}
+
+
+def _channel(path: Path, station: str, name: str, beside_z: bool) -> dict[str, str]:
+    where = {"source_file": str(path), "path": f"Waveforms/{station}/{name}"}
     match = _KEY.fullmatch(name)
-    axes = _AXES_BESIDE_Z if beside_z else _AXES
-    where = (
-        str(path),
-        axes.get(match["channel"][-1].upper(), "other") if match else "other",
-        f"Waveforms/{station}/{name}",
-    )
     if match is None:
         network, _, code = station.partition(".")
-        return ("", network, code, "", name, "", "", *where)
-    band, event = match["channel"][:2].upper(), match["event"].lower()
-    place = (match["network"], match["station"], match["location"])
-    return (event, *place, band, match["processing"] or "", match["data_type"] or "", *where)
+        return {**where, "network": network, "station": code, "band": name, "axis": "other"}
+    axes = _AXES_BESIDE_Z if beside_z else _AXES
+    told = {key: value for key, value in match.groupdict(default="").items() if key not in ("channel", "tag_channel")}
+    channel = match["channel"].upper()
+    return where | told | {"event": told["event"].lower(), "band": channel[:2], "axis": axes.get(channel[-1], "other")}
 
 
-def _corners(file: h5py.File, key: str) -> tuple[float, float]:
+def _pieces(table: pd.DataFrame) -> list[int]:
+    """Number the stretches of time of each record's traces, sorted by start.
+
+    A stretch ends where a component comes again, or starts only after another one's end.
+    """
+    record = table.groupby([*_RECORD, "damage"], sort=False).ngroup().tolist()
+    numbers: list[int] = []
+    now, number, until, axes = -1, 0, "", set[str]()
+    columns = (table[name].tolist() for name in ("axis", "start", "end"))
+    for of, axis, start, end in zip(record, *columns, strict=True):
+        if of != now or axis in axes or start > until:
+            number = number + 1 if of == now else 0
+            now, until, axes = of, end, set()
+        until = min(until, end)
+        axes.add(axis)
+        numbers.append(number)
+    return numbers
+
+
+def _samples(dataset: h5py.Dataset, header: Mapping[str, object]) -> np.ndarray:
+    """Samples (T) in float64 and, where the header names the unit, in cm/s²."""
+    if dataset.ndim != 1 or dataset.dtype.kind not in "fiu":
+        raise ValueError(f"{dataset.ndim}-dimensional {dataset.dtype} where a series of numbers is expected")
+    unit = _text(header.get("units")).lower()
+    if unit not in _CM_S2:
+        raise ValueError(f"unit {unit!r}, expected one of {', '.join(filter(None, _CM_S2))}")
+    return np.asarray(dataset[...], dtype=np.float64) * _CM_S2[unit]
+
+
+def _header(file: h5py.File, key: str) -> Mapping[str, object]:
     _, station, name = key.split("/")
     header = file.get(f"AuxiliaryData/Headers/{station.replace('.', '_')}/{name.split('__')[-1]}")
-    attributes = {} if header is None else header.attrs
-    return _number(attributes.get("low_cut_frequency_hz")), _number(attributes.get("high_cut_frequency_hz"))
+    return {} if header is None else header.attrs
 
 
-def _number(text: object) -> float:
+def _number(value: object) -> float:
     """A header's number, NaN where it is absent or, as the service writes, padded, empty or `None`."""
-    text = text.decode() if isinstance(text, bytes) else str(text)
     try:
-        return float(text.strip())
+        return float(_text(value))
     except ValueError:
         return float("nan")
+
+
+def _text(value: object) -> str:
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return "" if text.strip() in ("None", "") else text.strip()

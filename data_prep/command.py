@@ -1,6 +1,7 @@
 """What every command of the project shares: how it ends on bad input and on Ctrl-C."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -19,10 +20,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run `main`, turning bad input into one line on stderr and exit status 2, Ctrl-C into 130.
+    """Run `main`, turning bad input into one line on stderr and exit status 2, Ctrl-C into 130, SIGTERM into 143.
 
     Bad input is a `ValueError` or an `OSError`; any other exception is our own mistake and keeps its traceback.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_fail("terminated", 143)))  # so that files are put away
     try:
         main()
     except (ValueError, OSError) as error:

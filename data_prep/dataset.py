@@ -4,8 +4,11 @@
 samples; `train.parquet`, ... hold a row a window; `rejected.csv` a row a record left out; `manifest.json` the rest.
 """
 
+import fcntl
+import glob
 import json
 import platform
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ import pandas as pd
 
 from data_prep.files import sha256, write_json, write_npy, written_whole
 
-FORMAT = 1
+FORMAT = 2
 COMPONENTS = ("E", "N", "Z")
 PARTS = ("train", "val", "test")
 _PACKAGES = ("h5py", "numpy", "pandas", "pyarrow", "scipy")
@@ -99,14 +102,15 @@ def write_dataset(
     rejected: pd.DataFrame,
     head: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write windows, their rows and parts (in the same order) and the rejected records into `folder`.
+    """Write windows, their rows and parts and the rejected records into `folder`.
 
-    `head` opens the manifest, which is returned: settings, inputs, `fs_hz`, and what else is to be kept.
+    `rows` and `part` share an index: the window's position in `waves_NCT`, not all of which need be in them. `head`
+    opens the manifest, which is returned: settings, inputs, `fs_hz`, and what else is to be kept.
     """
     for name in PARTS:
-        chosen = np.flatnonzero(part.to_numpy() == name)
-        _write_waves(folder / f"{name}.npy", waves_NCT, chosen)
-        rows.iloc[chosen].reset_index(drop=True).to_parquet(folder / f"{name}.parquet")
+        chosen = part.index[part == name]
+        _write_waves(folder / f"{name}.npy", waves_NCT, chosen.to_numpy())
+        rows.loc[chosen].reset_index(drop=True).to_parquet(folder / f"{name}.parquet")
     rejected.to_csv(folder / "rejected.csv", index=False)
     low_hz, high_hz = usable_band(rows)
     manifest = {
@@ -116,7 +120,7 @@ def write_dataset(
         "components": list(COMPONENTS),
         "usable_low_hz": low_hz,
         "usable_high_hz": high_hz,
-        "counts": _counts(part, rejected),
+        "counts": _counts(rows, part, rejected),
         "files": {file.name: sha256(file) for file in sorted(folder.iterdir())},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
     }
@@ -138,13 +142,16 @@ def usable_band(rows: pd.DataFrame) -> tuple[float, float]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a folder that becomes `path` on success; on an error neither it nor a new parent is left behind.
 
+    What a killed run left is removed, and a second run for the same folder is refused.
+
     Raises:
-        ValueError: the folder cannot be created there.
+        ValueError: the folder cannot be created there, or another run is making it.
     """
-    absent = [parent for parent in path.absolute().parents if not parent.exists()]
+    path = path.absolute()
+    absent = [parent for parent in path.parents if not parent.exists()]
     try:
-        _make(path.absolute().parent, path)
-        with written_whole(path.absolute()) as aside:
+        _make(path.parent, path)
+        with _alone(path), written_whole(path) as aside:
             _make(aside, path)
             yield aside
     except BaseException:
@@ -152,6 +159,23 @@ def new_folder(path: Path) -> Iterator[Path]:
             with suppress(OSError):  # never created, or no longer empty: not ours to remove
                 parent.rmdir()
         raise
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`, which ends with this process however that ends; remove what dead runs left."""
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{path}: another process is making it; wait for it or choose another folder") from None
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial*"):
+            shutil.rmtree(left)
+        try:
+            yield
+        finally:
+            lock.unlink()
 
 
 def _make(folder: Path, wanted: Path) -> None:
@@ -174,8 +198,12 @@ def _write_waves(path: Path, waves_NCT: np.ndarray, chosen: np.ndarray) -> None:
     write_npy(path, (len(chosen), *waves_NCT.shape[1:]), chunks)
 
 
-def _counts(part: pd.Series, rejected: pd.DataFrame) -> dict[str, Any]:
+def _counts(rows: pd.DataFrame, part: pd.Series, rejected: pd.DataFrame) -> dict[str, Any]:
     windows = {name: int((part == name).sum()) for name in PARTS}
-    reasons = {str(kind): int(count) for kind, count in rejected["kind"].value_counts().sort_index().items()}
     total = len(part) + len(rejected)
-    return {"records": total, "windows": len(part), **windows, "rejected": reasons}
+    labels, reasons = _tally(rows["label"]), _tally(rejected["kind"])
+    return {"records": total, "windows": len(part), **windows, "labels": labels, "rejected": reasons}
+
+
+def _tally(values: pd.Series) -> dict[str, int]:
+    return {str(value): int(count) for value, count in values.value_counts().sort_index().items()}

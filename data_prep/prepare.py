@@ -7,36 +7,27 @@ folder appears whole or not at all; the same command again finds it there and do
 """
 
 import argparse
-import multiprocessing
 import os
-import signal
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
-from data_prep.archive import COMPONENTS, find_archives, index_archives, read_rate
+from data_prep.archive import find_archives, index_archives
 from data_prep.command import Parser, run_command
 from data_prep.dataset import PARTS, new_folder, open_dataset, write_dataset
 from data_prep.files import sha256
 from data_prep.flatfile import MagnitudeRule, read_flatfile, with_magnitude
-from data_prep.process import UnusableError, WindowRule
-from data_prep.record import Job, Prepared, PrepareSettings, common_pass_hz, prepare_window
-from data_prep.selection import keep_best_processing, match_records, select
-from data_prep.split import split
-
-_SENSOR = ["record", "event_id", "network", "station", "location", "band", "processing"]
-_SOURCE = ["source_file", "source_key"]
-_ROW = [*_SENSOR, "magnitude", "magnitude_type", "depth_km", "distance_km", "event_latitude", "event_longitude"]
+from data_prep.parallel import in_order
+from data_prep.process import WindowRule
+from data_prep.record import PrepareSettings
+from data_prep.report import write_report
+from data_prep.selection import keep_best_processing, list_noise, match_records, select
+from data_prep.split import SplitSummary, describe, split
+from data_prep.windows import SENSOR, SOURCE, Runner, accepted, make_windows, with_source
 
 
 @dataclass(frozen=True)
@@ -48,18 +39,23 @@ class PreparedSummary:
     made: bool
 
     def __str__(self) -> str:
-        counts = self.manifest["counts"]
-        parts = ", ".join(f"{name} {counts[name]} ({counts[name] / counts['windows']:.0%})" for name in PARTS)
+        counts, rejected = self.manifest["counts"], self.manifest["counts"]["rejected"]
         lines = [
             f"{counts['records']} records: {counts['windows']} windows of {self.manifest['samples']} samples at "
-            f"{self.manifest['fs_hz']:g} Hz, {sum(counts['rejected'].values())} rejected",
-            *(f"  {count:5d}  {kind}" for kind, count in sorted(counts["rejected"].items(), key=lambda x: -x[1])),
+            f"{self.manifest['fs_hz']:g} Hz, {sum(rejected.values())} rejected",
+            *(f"  {count:5d}  {kind}" for kind, count in sorted(rejected.items(), key=lambda item: -item[1])),
+            *self._noise(),
             *self._low_pass(),
-            f"parts: {parts}",
+            *self._parts(),
             f"dataset: {self.path}" + ("" if self.made else " (was there already, unchanged)"),
+            f"look at it: {self.path / 'report.html'}",
             f"next: python search/run.py --data {self.path}",
         ]
         return "\n".join(lines)
+
+    def _noise(self) -> list[str]:
+        labels = self.manifest["counts"]["labels"]
+        return [f"labels: {labels['earthquake']} earthquake, {labels['noise']} noise"] if "noise" in labels else []
 
     def _low_pass(self) -> list[str]:
         pass_hz = self.manifest["low_pass_hz"]
@@ -67,42 +63,56 @@ class PreparedSummary:
             return []
         return [f"low-pass: {pass_hz:g} Hz on all windows, what the most slowly sampled record carries"]
 
+    def _parts(self) -> list[str]:
+        counts, summary = self.manifest["counts"], SplitSummary(**self.manifest["split"])
+        parts = ", ".join(f"{name} {counts[name]} ({counts[name] / counts['windows']:.0%})" for name in PARTS)
+        return [f"parts: {parts}", str(summary), *(f"warning: {warning}" for warning in summary.warnings)]
+
 
 def prepare(
     archives: Sequence[Path | str],
     flatfile: Path,
     out: Path,
     settings: PrepareSettings,
+    noise_files: Sequence[Path | str] = (),
     workers: int = 1,
+    ray_address: str | None = None,
     progress: bool = True,
 ) -> PreparedSummary:
     """Prepare the dataset `out`; what is there already from the same inputs and settings is left as it is.
 
-    `archives` are ASDF files, folders of them or glob patterns. The arrays do not depend on the number of workers
-    (processes).
+    `archives` and `noise_files` (ambient noise) are ASDF files, folders of them or glob patterns. The arrays do not
+    depend on the number of workers: processes, or the CPUs of the Ray cluster at `ray_address`.
 
     Raises:
         ValueError: bad input, nothing left to prepare, too few groups to split, or another folder at `out`.
     """
     if workers < 1:
         raise ValueError(f"workers {workers}: at least 1 expected")
-    paths = find_archives(archives)
-    table = _candidates(paths, flatfile, settings)
-    inputs = [_fingerprint(path) for path in [*paths, flatfile]]
+    paths, noise_paths = find_archives(archives), find_archives(noise_files)
+    if both := sorted(set(paths) & set(noise_paths)):
+        raise ValueError(f"archive {both[0]}: given as earthquakes and as noise; give it once")
+    table = _candidates(paths, noise_paths, flatfile, settings)
+    inputs = [_fingerprint(path) for path in [*paths, *noise_paths, flatfile]]
     manifest = _existing(out, settings, inputs)
     if manifest is not None:
         return PreparedSummary(out, manifest, made=False)
-    split(_accepted(table, "selected"), settings.seed)  # too few groups: said before the long work
+    quakes = table[table["label"] == "earthquake"]
+    split(accepted(quakes, "selected"), settings.seed, settings.block_km)  # too few groups: said before the long work
+    run = partial(in_order, workers=workers, ray_address=ray_address)
     with new_folder(out) as folder:
-        manifest = _prepare(table, folder, settings, inputs, workers, progress)
+        manifest = _write(table, folder, settings, inputs, run, progress)
     return PreparedSummary(out, manifest, made=True)
 
 
 def main() -> None:
     """Command line."""
     options = vars(_parser().parse_args())
-    archives, flatfile, out, workers = (options.pop(name) for name in ("archives", "flatfile", "out", "workers"))
-    print(prepare(archives, flatfile, out, PrepareSettings(**options), workers))
+    names = ("archives", "flatfile", "out", "workers", "ray")
+    archives, flatfile, out, workers, ray = (options.pop(name) for name in names)
+    noise_files = options.pop("noise")
+    settings = PrepareSettings(**options, noise=noise_files is not None)
+    print(prepare(archives, flatfile, out, settings, noise_files or (), workers, ray))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,28 +132,28 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-depth-km", type=float, default=default.max_depth_km, help="keep shallower; at 800 a blank one passes")
     add("--magnitude", choices=get_args(MagnitudeRule), default=default.magnitude, help="may Ml fill a blank Mw?")
     add("--window", choices=get_args(WindowRule), default=default.window, help="cut from P, or short records whole")
+    text = "add noise windows: from before P, and from these archives of ambient noise"
+    add("--noise", nargs="*", metavar="FILE", help=text)
     add("--fs-hz", type=float, default=default.fs_hz, help="sampling rate of the windows, Hz")
     add("--window-s", type=float, default=default.window_s, help="length of the windows, seconds")
+    add("--min-snr", type=float, default=default.min_snr, help="reject what rises less above its noise")
+    text = "reject windows with a smaller share of their record's energy"
+    add("--min-energy-kept", type=float, default=default.min_energy_kept, help=text)
+    add("--block-km", type=float, default=default.block_km, help="places this close go into one part of the split")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; the result is the same")
+    add("--ray", metavar="ADDRESS", help="work on this Ray cluster instead (auto: the one this machine is part of)")
     add("--seed", type=int, default=default.seed, help="of the split into train, val and test")
     return parser
 
 
-def _candidates(paths: Sequence[Path], flatfile: Path, settings: PrepareSettings) -> pd.DataFrame:
-    """All records of archives and flatfile; `kind` and `reason` are empty for those to be prepared."""
+def _candidates(
+    paths: Sequence[Path], noise_paths: Sequence[Path], flatfile: Path, settings: PrepareSettings
+) -> pd.DataFrame:
+    """All records of archives, flatfile and noise; `kind` and `reason` are empty for those to be prepared."""
     table = match_records(index_archives(paths), with_magnitude(read_flatfile(flatfile), settings.magnitude))
     keep_best_processing(table)
     select(table, settings.country, settings.min_magnitude, settings.max_depth_km)
-    return table
-
-
-def _accepted(table: pd.DataFrame, done: str) -> pd.DataFrame:
-    """Rows without a reason against them; `ValueError` with the commonest reasons where there are none."""
-    left = table[table["kind"] == ""]
-    if left.empty:
-        reasons = ", ".join(f"{kind} {count}" for kind, count in table["kind"].value_counts().head(4).items())
-        raise ValueError(f"none of {len(table)} records could be {done} ({reasons}); widen the selection")
-    return left
+    return pd.concat([table, list_noise(index_archives(noise_paths))], ignore_index=True) if noise_paths else table
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -164,70 +174,32 @@ def _existing(out: Path, settings: PrepareSettings, inputs: list[dict[str, Any]]
     return manifest
 
 
-def _prepare(
+def _write(
     table: pd.DataFrame,
     folder: Path,
     settings: PrepareSettings,
     inputs: list[dict[str, Any]],
-    workers: int,
+    run: Runner,
     progress: bool,
 ) -> dict[str, Any]:
-    """Make the windows of the accepted rows of `table` and write the dataset into `folder`."""
-    chosen = _accepted(table, "selected")
-    sources = list(chosen[["source_file", *COMPONENTS]].itertuples(index=False, name=None))
-    pass_hz = common_pass_hz((read_rate(Path(file), key) for file, key, *_ in sources), settings.fs_hz)
-    jobs = [Job(Path(file), (east, north, up), settings, pass_hz) for file, east, north, up in sources]
-    scratch = folder / "scratch"  # windows in the table's order: their parts are known only at the end
-    with _results(jobs, workers) as results:
-        shown = track(results, "preparing", len(jobs), console=Console(stderr=True), disable=not progress)
-        made = _collect(shown, chosen.index, table, scratch)
-    rows = _accepted(table, "prepared")
-    waves_NCT = np.memmap(scratch, np.float32, "r", shape=(len(rows), len(COMPONENTS), settings.samples))
-    scratch.unlink()  # mapped as long as needed, but no file of the dataset
-    part = split(rows, settings.seed)
-    rows = _with_source(rows)[[*_ROW, *_SOURCE]].assign(label="earthquake").join(made)
-    rejected = _with_source(table[table["kind"] != ""])[[*_SENSOR, "kind", "reason", *_SOURCE]]
-    head = {"settings": asdict(settings), "inputs": inputs, "fs_hz": settings.fs_hz, "low_pass_hz": pass_hz}
-    return write_dataset(folder, waves_NCT, rows, part, rejected, head)
-
-
-@contextmanager
-def _results(jobs: Sequence[Job], workers: int) -> Iterator[Iterable[Prepared | UnusableError]]:
-    """Results in the order of the jobs from `workers` processes; on an error or Ctrl-C the rest is dropped."""
-    if workers == 1:
-        yield map(prepare_window, jobs)
-        return
-    # Spawned, as a forked copy of a process with threads may hang. Ctrl-C is for the parent to answer.
-    spawn = multiprocessing.get_context("spawn")
-    ignore_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(workers, spawn, ignore_ctrl_c)
-    try:
-        yield pool.map(prepare_window, jobs, chunksize=8)
-    except BrokenProcessPool:
-        raise ValueError("a worker process was killed, perhaps for want of memory; choose fewer --workers") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _collect(
-    results: Iterable[Prepared | UnusableError], index: pd.Index, table: pd.DataFrame, scratch: Path
-) -> pd.DataFrame:
-    """Write windows to `scratch` and reasons into `table`; returns the windows' own columns."""
-    made = {}
-    with scratch.open("wb") as file:
-        for label, result in zip(index, results, strict=True):
-            if isinstance(result, UnusableError):
-                table.loc[label, ["kind", "reason"]] = [result.kind, result.reason]
-            else:
-                file.write(result.wave.tobytes())
-                made[label] = result.row
-    return pd.DataFrame.from_dict(made, orient="index")
-
-
-def _with_source(table: pd.DataFrame) -> pd.DataFrame:
-    """Name the file without its folder, and the record by its first dataset."""
-    name = table["source_file"].map(lambda path: Path(path).name, na_action="ignore")
-    return table.assign(source_file=name, source_key=table["E"].fillna(table["N"]).fillna(table["Z"]))
+    """Make the windows of the records of `table` still in, and write dataset and report into `folder`."""
+    scratch = folder / "scratch"
+    made = make_windows(table, settings, scratch, run, progress)
+    rows = accepted(made.rows, "prepared")
+    part = split(rows, settings.seed, settings.block_km)
+    lost = pd.concat([with_source(table), made.rows], ignore_index=True)
+    lost = lost[lost["kind"] != ""]
+    head = {
+        "settings": asdict(settings),
+        "inputs": inputs,
+        "fs_hz": settings.fs_hz,
+        "low_pass_hz": made.low_pass_hz,
+        "split": asdict(describe(rows, part, settings.block_km)),
+    }
+    rejected = lost[[*SENSOR, "label", "kind", "reason", *SOURCE]]
+    manifest = write_dataset(folder, made.waves, rows.drop(columns=["kind", "reason"]), part, rejected, head)
+    write_report(folder)
+    return manifest
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ SHORTEST_S = 10.0
 LEAD_S = 5.0  # kept before the onset, and at most an eighth of the window
 LEAST_LEAD_S = 1.0
 NOTHING = 1e-12  # of the largest power: what rounding leaves where there was no motion
+MOST_CM_S2 = 1e5  # 100 g, 25 times the strongest ground motion on record
 USABLE_SHARE = 0.8  # of the Nyquist frequency: above it anti-alias filters have bitten
 
 
@@ -30,12 +31,17 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True)
 class Window:
-    """A normalised window (C, T) in float32, the scale taken out (C) in cm/s², and what it was cut from."""
+    """A normalised window (C, T) in float32, the scale taken out and the peaks (C) in cm/s², and what it was cut from.
+
+    `snr` and `energy_kept` are NaN and `onset` is None where there is no earthquake.
+    """
 
     wave: np.ndarray
     mean: np.ndarray
     std: np.ndarray
-    onset_s: float  # from the window's first sample
+    peak: np.ndarray
+    start: int  # its first sample in what it was cut from
+    onset: int | None  # of P, in what it was cut from
     snr: float
     n_valid: int  # samples before the padding
     energy_kept: float
@@ -54,13 +60,18 @@ def stack(samples: Sequence[np.ndarray], fs_hz: Sequence[float], start_ns: Seque
     return np.stack(samples)
 
 
-def check(wave_CT: np.ndarray, fs_hz: float) -> None:
-    """Raise `UnusableError` for a record that is too short or has a component that no ground motion draws."""
+def check(wave_CT: np.ndarray, fs_hz: float, most: float = MOST_CM_S2) -> None:
+    """Raise `UnusableError` for a record that is too short or has a component that no ground motion draws.
+
+    `most` is the largest amplitude to be believed; another than the default where the unit is not cm/s².
+    """
     if wave_CT.shape[1] < SHORTEST_S * fs_hz:
         raise UnusableError("too short", f"{wave_CT.shape[1] / fs_hz:.1f} s, at least {SHORTEST_S:g} s needed")
     for name, wave_T in zip("ENZ", wave_CT, strict=True):
         if not np.isfinite(wave_T).all():
             raise UnusableError("not finite", f"{name} holds NaN or infinity")
+        if (reached := np.abs(wave_T).max()) > most:
+            raise UnusableError("amplitude", f"{name} reaches {reached:.3g}, no earthquake {most:g} cm/s²; which unit?")
         if np.ptp(wave_T) == 0:
             raise UnusableError("constant", f"{name} never changes")
         if (run := _clipped_samples(wave_T)) >= 5:
@@ -125,14 +136,20 @@ def signal_to_noise(wave_CT: np.ndarray, fs_hz: float, onset: int) -> tuple[floa
     power = (wave_CT**2).sum(axis=0)
     second = round(fs_hz)
     smooth = ndimage.uniform_filter1d(power, second)
-    start, end = _live(wave_CT)
-    taper = _taper(end - start, second)
-    before = power[start + taper : onset]
-    noise = before.mean() if before.size >= second else smooth[start + taper : end - taper].min()
+    first, last = untapered(wave_CT, fs_hz)
+    before = power[first:onset]
+    noise = before.mean() if before.size >= second else smooth[first:last].min()
     share = np.cumsum(power[onset:]) / power[onset:].sum()
     first, last = np.searchsorted(share, [0.05, 0.95])
     noise = max(noise, NOTHING * power.max())
     return float(np.sqrt(power[onset:][first : last + 1].mean() / noise)), float(noise)
+
+
+def untapered(wave_CT: np.ndarray, fs_hz: float) -> tuple[int, int]:
+    """First and last (exclusive) sample between the zeros and tapers that processing may have left at either end."""
+    start, end = _live(wave_CT)
+    taper = _taper(end - start, round(fs_hz))
+    return start + taper, end - taper
 
 
 def cut(wave_CT: np.ndarray, fs_hz: float, samples: int, rule: WindowRule) -> Window:
@@ -162,7 +179,9 @@ def cut(wave_CT: np.ndarray, fs_hz: float, samples: int, rule: WindowRule) -> Wi
         wave=wave,
         mean=mean,
         std=std,
-        onset_s=(onset - start) / fs_hz,
+        peak=np.abs(part_CT).max(axis=1),
+        start=start,
+        onset=onset,
         snr=snr,
         n_valid=part_CT.shape[1],
         energy_kept=float(np.clip(kept / energy[-1], 0, 1)) if energy[-1] > 0 else 0.0,

@@ -1,21 +1,27 @@
-"""One record, from the archive to its window: what a worker of `prepare.py` does."""
+"""One record, from the archive to its windows: what a worker of `prepare.py` does."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 from math import isfinite
+from operator import attrgetter
 from pathlib import Path
 from typing import get_args
 
+import h5py
 import numpy as np
 from scipy.signal import detrend
 
-from data_prep import process
+from data_prep import noise, process
 from data_prep.archive import COMPONENTS, Traces, read_traces
+from data_prep.duplicates import signature
 from data_prep.flatfile import MagnitudeRule
 from data_prep.process import UnusableError, Window, WindowRule
+from data_prep.split import BLOCK_KM
 
-# The onset is sought up to 20 Hz; no accelerometer is sampled faster, no record lasts longer.
-LEAST_FS_HZ, MOST_FS_HZ, MOST_S = 42.0, 1000.0, 3600.0
+# The onset is sought up to 20 Hz; no accelerometer is sampled faster, no record lasts longer, no place is wider.
+LEAST_FS_HZ, MOST_FS_HZ, MOST_S, MOST_KM = 42.0, 1000.0, 3600.0, 1000.0
+MOST_COUNTS = 2.0**31  # of any digitiser
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class PrepareSettings:
     window_s: float = 40.0
     min_snr: float = 3.0
     min_energy_kept: float = 0.85
+    noise: bool = False  # windows from before P too
+    block_km: float = BLOCK_KM
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -43,6 +51,8 @@ class PrepareSettings:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected {' or '.join(get_args(rule))}")
         if self.country != "any" and not (len(self.country) == 2 and self.country.isupper()):
             raise ValueError(f"country {self.country!r}: expected two capital letters such as IT, or any")
+        if not 0 < self.block_km <= MOST_KM:
+            raise ValueError(f"block_km {self.block_km:g}: above 0 to {MOST_KM:g} expected")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed {self.seed}: 0 to {2**32 - 1} expected")
         if not LEAST_FS_HZ <= self.fs_hz <= MOST_FS_HZ:
@@ -67,26 +77,44 @@ class Job:
     keys: tuple[str, str, str]
     settings: PrepareSettings
     pass_hz: float | None  # common low-pass
+    ambient: bool = False  # a recording of noise, in units that may be unknown
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A window (C, T) in float32 and its own columns of the table."""
+    """A window (C, T) in float32, its signature (K) and its own columns of the table."""
 
     wave: np.ndarray
-    row: dict[str, float | int]
+    signature: np.ndarray
+    row: dict[str, float | int | str]
 
 
-def prepare_window(job: Job) -> Prepared | UnusableError:
-    """Read one record and make its window, or say why there is none."""
+def prepare_records(jobs: Sequence[Job]) -> list[list[Prepared] | UnusableError]:
+    """Make the windows of each record, the earthquake's first, or say why there is none; opens each file once."""
+    results: list[list[Prepared] | UnusableError] = []
+    for path, some in groupby(jobs, attrgetter("path")):
+        of_file = list(some)
+        try:
+            with h5py.File(path, "r") as file:
+                results += [_prepare_one(file, job) for job in of_file]
+        except OSError as error:  # readable when it was indexed
+            results += [_unreadable(error)] * len(of_file)
+    return results
+
+
+def _prepare_one(file: h5py.File, job: Job) -> list[Prepared] | UnusableError:
     try:
-        traces = read_traces(job.path, job.keys)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:  # whatever h5py makes of damaged bytes
-        return UnusableError("unreadable", f"damaged in the archive: {' '.join(str(error).split())}")
+        traces = read_traces(file, job.keys)
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # whatever h5py makes of damaged bytes
+        return _unreadable(error)
     try:
-        return _prepare(traces, job.settings, job.pass_hz)
+        return _ambient_noise(traces, job) if job.ambient else _earthquake(traces, job)
     except UnusableError as unusable:
         return unusable
+
+
+def _unreadable(error: Exception) -> UnusableError:
+    return UnusableError("unreadable", f"damaged in the archive: {' '.join(str(error).split())}")
 
 
 def common_pass_hz(rates_hz: Iterable[float], fs_hz: float) -> float | None:
@@ -105,35 +133,63 @@ def slowest_hz(fs_hz: float) -> float:
     return fs_hz / 4
 
 
-def _prepare(traces: Traces, settings: PrepareSettings, pass_hz: float | None) -> Prepared:
-    wave_CT = process.stack(traces.samples, traces.fs_hz, traces.start_ns)
-    if traces.fs_hz[0] < slowest_hz(settings.fs_hz):
-        slow = f"sampled at {traces.fs_hz[0]:g} Hz, at least {slowest_hz(settings.fs_hz):g} Hz needed"
-        raise UnusableError("sampled slowly", slow)
-    process.check(wave_CT, traces.fs_hz[0])
-    wave_CT = process.resample(detrend(wave_CT), traces.fs_hz[0], settings.fs_hz)
-    if pass_hz is not None:
-        wave_CT = process.low_pass(wave_CT, settings.fs_hz, pass_hz)
+def _earthquake(traces: Traces, job: Job) -> list[Prepared]:
+    settings = job.settings
+    wave_CT = _processed(process.stack(traces.samples, traces.fs_hz, traces.start_ns), traces, job)
     window = process.cut(wave_CT, settings.fs_hz, settings.samples, settings.window)
     if not window.snr >= settings.min_snr:
         raise UnusableError("noisy", f"signal-to-noise ratio {window.snr:.4g}, at least {settings.min_snr:g} needed")
     if window.energy_kept < settings.min_energy_kept:
         share = f"{window.energy_kept:.0%} of the energy is inside the window"
         raise UnusableError("energy outside", f"{share}, at least {settings.min_energy_kept:.0%} needed")
-    return Prepared(window.wave, _row(window, traces, settings.fs_hz, pass_hz))
+    quiet = []
+    if settings.noise:
+        quiet = noise.before_event(wave_CT, settings.fs_hz, settings.samples, window, settings.min_snr)
+    return [_row(window, "earthquake", traces, job), *(_row(part, noise.LABEL, traces, job) for part in quiet)]
 
 
-def _row(window: Window, traces: Traces, fs_hz: float, pass_hz: float | None) -> dict[str, float | int]:
-    scales = zip(COMPONENTS, window.mean.tolist(), window.std.tolist(), strict=True)
-    limits_hz = [process.USABLE_SHARE * min(traces.fs_hz[0], fs_hz) / 2, traces.high_cut_hz, pass_hz or np.nan]
-    row = {"source_fs_hz": traces.fs_hz[0]}
-    for component, mean, std in scales:
-        row |= {f"mean_{component.lower()}_cm_s2": mean, f"std_{component.lower()}_cm_s2": std}
-    return row | {
-        "onset_s": window.onset_s,
-        "usable_low_hz": float(np.nan_to_num(traces.low_cut_hz)),  # unknown: no limit known
-        "usable_high_hz": float(np.nanmin(limits_hz)),
-        "snr": window.snr,
-        "n_valid": window.n_valid,
-        "energy_kept": window.energy_kept,
-    }
+def _ambient_noise(traces: Traces, job: Job) -> list[Prepared]:
+    settings = job.settings
+    traces = noise.common_time(traces, settings.window_s)
+    wave_CT = _processed(np.stack(traces.samples), traces, job)
+    windows = noise.quiet_windows(wave_CT, settings.fs_hz, settings.samples, settings.min_snr)
+    if not windows:
+        raise UnusableError("earthquake inside", "the noise rises like an earthquake in every window")
+    return [_row(window, noise.LABEL, traces, job) for window in windows]
+
+
+def _processed(wave_CT: np.ndarray, traces: Traces, job: Job) -> np.ndarray:
+    """Check, detrend, resample and low-pass: the same for earthquakes and noise."""
+    fs_hz, settings = traces.fs_hz[0], job.settings
+    if fs_hz < slowest_hz(settings.fs_hz):
+        slow = f"sampled at {fs_hz:g} Hz, at least {slowest_hz(settings.fs_hz):g} Hz needed"
+        raise UnusableError("sampled slowly", slow)
+    process.check(wave_CT, fs_hz, MOST_COUNTS if job.ambient else process.MOST_CM_S2)
+    wave_CT = process.resample(detrend(wave_CT), fs_hz, settings.fs_hz)
+    return wave_CT if job.pass_hz is None else process.low_pass(wave_CT, settings.fs_hz, job.pass_hz)
+
+
+def _row(window: Window, label: str, traces: Traces, job: Job) -> Prepared:
+    fs_hz, source_fs_hz = job.settings.fs_hz, traces.fs_hz[0]
+    known = not job.ambient or traces.unit_known
+    scale = {"mean": window.mean, "std": window.std}
+    row: dict[str, float | int | str] = {"label": label, "source_fs_hz": source_fs_hz}
+    for position, component in enumerate(COMPONENTS):
+        for name, values in scale.items():
+            row[f"{name}_{component.lower()}_cm_s2"] = float(values[position]) if known else np.nan
+    limits_hz = [process.USABLE_SHARE * min(source_fs_hz, fs_hz) / 2, traces.high_cut_hz, job.pass_hz or np.nan]
+    return Prepared(
+        window.wave,
+        signature(window.wave),
+        row
+        | {
+            "pga_cm_s2": float(np.sqrt(window.peak[0] * window.peak[1])) if label == "earthquake" else np.nan,
+            "start_ns": traces.start_ns[0] + round(window.start / fs_hz * 1e9),
+            "onset_s": np.nan if window.onset is None else (window.onset - window.start) / fs_hz,
+            "usable_low_hz": float(np.nan_to_num(traces.low_cut_hz)),  # unknown: no limit known
+            "usable_high_hz": float(np.nanmin(limits_hz)),
+            "snr": window.snr,
+            "n_valid": window.n_valid,
+            "energy_kept": window.energy_kept,
+        },
+    )

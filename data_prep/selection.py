@@ -22,22 +22,31 @@ _ITALY = Polygon(
 def match_records(index: pd.DataFrame, flatfile: pd.DataFrame) -> pd.DataFrame:
     """Join the records of archives with their rows of the flatfile; one row for each of either.
 
-    Adds `kind` and `reason`, empty for a record still in. Left out here: triplets with a missing component, data
-    that are no acceleration, records without a flatfile row, flatfile rows without a record.
+    Adds `label` (`earthquake`), `record` (its name), `kind` and `reason`, both empty for a record still in. Left out
+    here: what cannot be read, triplets with a missing component, data that are no acceleration, records without a
+    flatfile row or with one that cannot be believed, flatfile rows without a record.
     """
     # A flatfile may not know the location or the processing: its row then serves every such record.
     same = [name for name in IDENTITY if name in flatfile]
     table = index.merge(flatfile, on=same, how="outer", indicator=True)
-    table = table.assign(kind="", reason="").sort_values([*IDENTITY, "source_file", "E"], ignore_index=True)
-    table["record"] = _names(table)
+    table = table.assign(label="earthquake", kind="", reason="")
+    table = table.sort_values([*IDENTITY, "source_file", "E"], ignore_index=True)
+    table["record"] = _places(table) + "__" + table["event"] + _suffix(table)
     _reject(table, table["_merge"] == "right_only", "no data", "in the flatfile, but in none of the archives")
-    found = table[list(COMPONENTS)].notna()
-    missing = found.apply(lambda row: ", ".join(name for name in COMPONENTS if not row[name]), axis=1)
-    _reject(table, ~found.all(axis=1), "incomplete", "no component " + missing)
-    other = table["data_type"].isin(["vel", "dis", "sa", "sd"])
-    _reject(table, other, "not acceleration", "its name says " + table["data_type"].fillna(""))
+    _reject_unreadable(table)
     _reject(table, table["_merge"] == "left_only", "no flatfile row", "no row of the flatfile describes it")
-    return table.drop(columns="_merge")
+    problem = table["problem"].fillna("")
+    _reject(table, problem != "", "flatfile", problem)
+    return table.drop(columns=["_merge", "damage", "problem"])
+
+
+def list_noise(index: pd.DataFrame) -> pd.DataFrame:
+    """The recordings of ambient noise in archives: as `match_records`, with the label `noise` and without event."""
+    table = index.assign(label="noise", kind="", reason="", event_id="", event="")
+    start = table[list(COMPONENTS)].bfill(axis=1)["E"].str.split("__").str[1].fillna("")
+    table["record"] = _places(table) + "__" + start + _suffix(table)
+    _reject_unreadable(table)
+    return table.drop(columns="damage").sort_values(["record", "source_file", "E"], ignore_index=True)
 
 
 def keep_best_processing(table: pd.DataFrame) -> None:
@@ -84,10 +93,24 @@ def _inside(table: pd.DataFrame, country: str) -> pd.Series:
     return nation.eq("IT") | (nation.eq("") & pd.Series(_ITALY.contains_points(epicentre), index=table.index))
 
 
-def _names(table: pd.DataFrame) -> pd.Series:
+def _places(table: pd.DataFrame) -> pd.Series:
     part = {name: table[name].fillna("") for name in IDENTITY}
-    place = part["network"] + "." + part["station"] + "." + part["location"] + "." + part["band"]
-    return place + "__" + part["event"] + ("_" + part["processing"]).where(part["processing"] != "", "")
+    return part["network"] + "." + part["station"] + "." + part["location"] + "." + part["band"]
+
+
+def _suffix(table: pd.DataFrame) -> pd.Series:
+    processing = table["processing"].fillna("")
+    return ("_" + processing).where(processing != "", "")
+
+
+def _reject_unreadable(table: pd.DataFrame) -> None:
+    damage = table["damage"].fillna("")
+    _reject(table, damage != "", "unreadable", damage)
+    found = table[list(COMPONENTS)].notna()
+    missing = found.apply(lambda row: ", ".join(name for name in COMPONENTS if not row[name]), axis=1)
+    _reject(table, ~found.all(axis=1), "incomplete", "no component " + missing)
+    other = table["data_type"].isin(["vel", "dis", "sa", "sd"])
+    _reject(table, other, "not acceleration", "its name says " + table["data_type"].fillna(""))
 
 
 def _reject(table: pd.DataFrame, which: pd.Series, kind: str, reason: "str | pd.Series") -> None:

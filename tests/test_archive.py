@@ -67,7 +67,8 @@ def test_samples_and_start_are_those_pyasdf_reads(archive_factory, tmp_path, mak
             trace = obspy.Trace(samples, {**header, "starttime": obspy.UTCDateTime(2020, 1, 1)})
             dataset.add_waveforms(trace, tag=f"hn{axis.lower()}_ev_1_acc_mp")
     row = index_archives([path]).iloc[0]
-    traces = read_traces(path, [row["E"], row["N"], row["Z"]])
+    with h5py.File(path) as file:
+        traces = read_traces(file, [row["E"], row["N"], row["Z"]])
     np.testing.assert_array_equal(np.stack(traces.samples), wave)
     assert row["event"] == "ev_1"
     assert traces.fs_hz == (100.0,) * 3
@@ -87,7 +88,8 @@ def test_samples_and_start_are_those_pyasdf_reads(archive_factory, tmp_path, mak
 def test_filter_corners_come_from_the_headers(archive_factory, corners, expected):
     path, _ = archive_factory({"corners": corners})
     row = index_archives([path]).iloc[0]
-    traces = read_traces(path, [row["E"], row["N"], row["Z"]])
+    with h5py.File(path) as file:
+        traces = read_traces(file, [row["E"], row["N"], row["Z"]])
     np.testing.assert_equal((traces.low_cut_hz, traces.high_cut_hz), expected)
 
 
@@ -122,7 +124,7 @@ def test_what_is_no_archive_is_one_clear_line(archive_factory, tmp_path):
         ("other.h5", "without the group Waveforms"),
     ]:
         with pytest.raises(ValueError, match=message) as error:
-            find_archives([tmp_path / name])
+            index_archives(find_archives([tmp_path / name]))
         assert str(tmp_path / name) in str(error.value)
         assert "\n" not in str(error.value)
 

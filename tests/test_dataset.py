@@ -12,7 +12,9 @@ PARTS = ["train", "train", "val", "train", "test"]
 @pytest.fixture
 def written(tmp_path):
     waves = np.random.default_rng(0).standard_normal((5, 3, 8)).astype(np.float32)
-    rows = pd.DataFrame({"event_id": list("abcde"), "usable_low_hz": 0.1, "usable_high_hz": 40.0})
+    rows = pd.DataFrame(
+        {"event_id": list("abcde"), "label": "earthquake", "usable_low_hz": 0.1, "usable_high_hz": 40.0}
+    )
     rejected = pd.DataFrame({"record": ["x", "y", "z"], "kind": ["glitch", "noisy", "glitch"], "reason": "why"})
     with new_folder(tmp_path / "set") as folder:
         manifest = write_dataset(folder, waves, rows, pd.Series(PARTS), rejected, {"fs_hz": 50.0, "settings": {}})
@@ -39,6 +41,7 @@ def test_windows_and_rejected_make_all_records(written):
         "train": 3,
         "val": 1,
         "test": 1,
+        "labels": {"earthquake": 5},
         "rejected": {"glitch": 2, "noisy": 1},
     }
     assert len(pd.read_csv(path / "rejected.csv")) == 3
@@ -71,8 +74,8 @@ def test_an_unreadable_array_is_told_without_checksums_too(written):
     [
         (None, "no manifest.json"),
         ("{", "manifest.json is damaged"),
-        ("[]", "format None, expected 1"),
-        (json.dumps({"format": 99}), "format 99, expected 1"),
+        ("[]", "format None, expected 2"),
+        (json.dumps({"format": 99}), "format 99, expected 2"),
     ],
 )
 def test_what_is_no_dataset_is_one_clear_line(tmp_path, content, message):

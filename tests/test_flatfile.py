@@ -61,18 +61,77 @@ def test_a_missing_column_is_named(itaca, column):
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "message"),
+    ("column", "value", "expected"),
     [
-        ("EVENT_DEPTH_KM", "8800", "depth_km.*8800; expected -10 to 800 km"),
-        ("Mw", "53", "magnitude_w.*expected -2 to 10"),
-        ("EVENT_LATITUDE_DEGREE", "4233", "event_latitude.*-90 to 90 degrees"),
-        ("Mw", "5,3", "magnitude_w.*decimal point"),
-        ("epi_dist_km", "far", "distance_km.*numbers"),
+        ("EVENT_DEPTH_KM", "8800", "-10 to 800 km"),
+        ("EVENT_DEPTH_KM", "-33", "-10 to 800 km"),
+        ("Mw", "53", "-2 to 10 magnitude units"),
+        ("Mw", "inf", "-2 to 10 magnitude units"),
+        ("EVENT_LATITUDE_DEGREE", "200", "-90 to 90 degrees"),
+        ("EVENT_LONGITUDE_DEGREE", "-181", "-180 to 180 degrees"),
+        ("Mw", "5,3", "a number with a decimal point"),
+        ("epi_dist_km", "far", "a number with a decimal point"),
+        ("epi_dist_km", "-1", "0 to 20040 km"),
     ],
 )
-def test_other_units_and_text_for_numbers_are_refused(itaca, column, value, message):
-    with pytest.raises(ValueError, match=message):
-        read_flatfile(rewrite(itaca, lambda table: table.assign(**{column: value})))
+def test_a_value_that_cannot_be_believed_is_the_record_s_problem_alone(itaca, column, value, expected):
+    def spoil(table):
+        table.loc[4, column] = value  # the second row of the second record: line 6
+        return table
+
+    table = read_flatfile(rewrite(itaca, spoil))
+    assert table["problem"].tolist() == ["", f"a.h5.csv line 6, {column}: {value} found, {expected} expected"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "None", "nan", "N/A", "-", "-999", "-9999.0"])
+def test_a_blank_is_no_problem_however_it_is_written(itaca, blank):
+    table = read_flatfile(rewrite(itaca, lambda table: table.assign(Mw=blank, EVENT_DEPTH_KM=blank)))
+    assert table["problem"].tolist() == ["", ""]
+    assert table[["magnitude_w", "depth_km"]].isna().all(axis=None)
+
+
+def test_lines_of_one_record_that_disagree_are_told(itaca):
+    def spoil(table):
+        table.loc[2, "Mw"] = "6.1"
+        return table
+
+    table = read_flatfile(rewrite(itaca, spoil))
+    assert table["problem"].tolist() == ["a.h5.csv line 2: another line says otherwise of the same record", ""]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2009-04-06T01:32:39.500Z", "2009-04-06 01:32:39.5"),
+        ("2009-04-06 01:32:39", "2009-04-06 01:32:39"),
+        ("06/04/2009 01:32:39", "2009-04-06 01:32:39"),
+        ("20090406013239", "2009-04-06 01:32:39"),
+        ("6 April", None),
+        ("", None),
+    ],
+)
+def test_the_time_of_the_event_is_read_in_the_styles_in_use(itaca, written, read):
+    table = read_flatfile(rewrite(itaca, lambda table: table.assign(event_time=written)))
+    expected = pd.NaT if read is None else pd.Timestamp(read, tz="UTC")
+    assert table["event_time"][0] is expected or table["event_time"][0] == expected
+    assert table["problem"].tolist() == ["", ""]
+
+
+def test_capitals_tabs_and_the_names_of_the_web_service_are_understood(itaca):
+    expected = read_flatfile(itaca)
+    names = {"EVENT_ID": "esm_event_id", "Mw": "mw", "Ml": "ML", "EVENT_DEPTH_KM": "ev_depth_km"}
+    rewrite(itaca, lambda table: table.rename(columns=names), sep="\t")
+    pd.testing.assert_frame_equal(read_flatfile(itaca), expected)
+
+
+def test_a_column_that_is_there_twice_is_refused(itaca):
+    with pytest.raises(ValueError, match=r'column "Mw" is there twice'):
+        read_flatfile(rewrite(itaca, lambda table: table.assign(mw="9")))
+
+
+def test_a_header_without_records_is_refused(itaca):
+    with pytest.raises(ValueError, match="no record below it"):
+        read_flatfile(rewrite(itaca, lambda table: table[:0]))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +140,8 @@ def test_other_units_and_text_for_numbers_are_refused(itaca, column, value, mess
         (None, "no such file"),
         (b"", "not a table"),
         (b"\x89HDF\r\n\x1a\n\xff\xfe;;", "not a table"),
+        ("EVENT_ID;è\n1;2\n".encode("latin-1"), "UTF-8"),
+        (b"<html><body>503</body></html>\n<p>", "no column"),
         (b"a;b\n1;2;3;4\n", ""),
     ],
 )

@@ -1,6 +1,8 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
 import sys
 
 import h5py
@@ -8,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep import prepare as prepare_module
+from data_prep import windows
 from data_prep.command import run_command
 from data_prep.dataset import open_dataset
 from data_prep.prepare import main, prepare
@@ -19,7 +21,8 @@ SETTINGS = {"fs_hz": 50.0, "window_s": 20.48}
 
 def run(paths, out, workers=1, **settings):
     archive, flatfile = paths
-    return prepare([archive], flatfile, out, PrepareSettings(**{**SETTINGS, **settings}), workers, progress=False)
+    full = PrepareSettings(**{**SETTINGS, **settings})
+    return prepare([archive], flatfile, out, full, workers=workers, progress=False)
 
 
 @pytest.fixture
@@ -151,6 +154,53 @@ def test_arrays_depend_on_neither_run_nor_workers(archive_factory, ten_events, t
             assert (tmp_path / "a" / file).read_bytes() == (tmp_path / name / file).read_bytes()
 
 
+def test_arrays_do_not_depend_on_where_the_work_is_done(archive_factory, ten_events, tmp_path, cluster):
+    archive, flatfile = archive_factory(*ten_events)
+    for name, address in (("here", None), ("ray", "auto")):
+        settings = PrepareSettings(**SETTINGS)
+        prepare([archive], flatfile, tmp_path / name, settings, ray_address=address, progress=False)
+    here, there = ((tmp_path / name / "manifest.json").read_bytes() for name in ("here", "ray"))
+    assert here == there
+
+
+BLOCKED = """
+import signal, sys
+from data_prep import prepare, windows
+from data_prep.command import run_command
+
+def stand_still(jobs):
+    print("begun", flush=True)
+    signal.pause()
+
+windows.prepare_records = stand_still
+run_command(prepare.main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "left"),
+    [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, []), (signal.SIGKILL, -9, [".out.*.partial", ".out.lock"])],
+)
+def test_a_run_cut_off_in_the_middle_leaves_no_dataset_and_the_next_one_tidies_up(
+    archive_factory, ten_events, tmp_path, end, status, left
+):
+    archive, flatfile = archive_factory(*ten_events)
+    arguments = [archive, "--flatfile", flatfile, "--out", tmp_path / "out", "--workers", "1", "--window-s", "20"]
+    command = [sys.executable, "-c", BLOCKED, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        with pytest.raises(ValueError, match="another process is making it"):
+            run((archive, flatfile), tmp_path / "out")
+        process.send_signal(end)
+        complaint = process.stderr.read()
+    assert process.returncode == status
+    assert "Traceback" not in complaint
+    assert not (tmp_path / "out").exists()
+    assert all(len(list(tmp_path.glob(name))) == 1 for name in left)
+    assert run((archive, flatfile), tmp_path / "out").made
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "a.h5.csv", "out"]
+
+
 def test_the_order_of_archives_does_not_matter(archive_factory, ten_events, tmp_path):
     archive, flatfile = archive_factory(*ten_events)
     first, _ = archive_factory(*ten_events[:4], name="b.h5")
@@ -220,7 +270,7 @@ def test_nothing_left_says_why_and_leaves_nothing(archive_factory, ten_events, t
 
 
 def test_too_few_places_are_told_before_the_work(archive_factory, ten_events, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "prepare_window", None)
+    monkeypatch.setattr(windows, "prepare_records", None)
     with pytest.raises(ValueError, match="2 group"):
         run(archive_factory(*ten_events[:2]), tmp_path / "out")
 
@@ -242,6 +292,7 @@ def test_whole_records_are_padded_to_the_window(archive_factory, ten_events, tmp
         ({"fs_hz": 1e308}, "42 to 1000"),
         ({"window_s": 1e9}, "10 to 3600"),
         ({"seed": -1}, "seed -1"),
+        ({"block_km": 0.0}, "block_km 0: above 0"),
         ({"window": "middle"}, "expected onset or whole"),
         ({"magnitude": "Mb"}, "expected Mw or Mw-or-Ml"),
         ({"country": "Italy"}, "two capital letters"),
@@ -273,6 +324,8 @@ def test_the_command_shows_progress_a_summary_and_the_next_step(archive_factory,
         "window_s": 40.0,
         "min_snr": 3.0,
         "min_energy_kept": 0.85,
+        "noise": False,
+        "block_km": 20.0,
         "seed": 0,
     }
 
@@ -306,7 +359,7 @@ def test_ctrl_c_ends_cleanly(archive_factory, ten_events, tmp_path, run_main, mo
     def interrupt(job):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_module, "prepare_window", interrupt)
+    monkeypatch.setattr(windows, "prepare_records", interrupt)
     archive, flatfile = archive_factory(*ten_events)
     status, _, complained = run_main(archive, "--flatfile", flatfile, "--out", tmp_path / "o", "--workers", "1")
     assert status == 130

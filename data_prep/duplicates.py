@@ -1,0 +1,65 @@
+"""Near-duplicates: the same shaking under two names, told by the waveforms themselves.
+
+Shapes: N window, C component, T sample, K band.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy import fft
+
+from data_prep.selection import PROCESSING_RANK
+
+CORRELATION = 0.99
+BANDS = 128
+SAME_TIME_S = 60.0
+_KNOWN_NS = 366 * 86400 * 10**9  # archives write 1970 where they do not know the time
+_BLOCK = 512
+
+
+def signature(wave_CT: np.ndarray) -> np.ndarray:
+    """Amplitudes of a window in bands of each component, (K), of unit length.
+
+    By the inequality of Cauchy and Schwarz the product of two signatures is never below the windows' normalised
+    (circular) cross-correlation, whatever the lag: so pairs whose signatures agree less need not be correlated.
+    """
+    power = np.abs(fft.rfft(wave_CT, axis=1)) ** 2
+    power[:, 1:-1] *= 2
+    edges = np.unique(np.geomspace(1, power.shape[1], BANDS).astype(int))
+    bands = np.sqrt(np.add.reduceat(power, np.append(0, edges[:-1]), axis=1)).ravel()
+    return (bands / np.linalg.norm(bands)).astype(np.float32)
+
+
+def near_duplicates(rows: pd.DataFrame, signatures_NK: np.ndarray, waves_NCT: np.ndarray) -> pd.Series:
+    """Reason against each window that is another's near-duplicate, empty for those to keep.
+
+    Two windows are near-duplicates if they are of one event, or start within a minute, and correlate at 0.99 or more
+    at some common lag of the components. The better processed one stays, then the one above its noise, then the first.
+    """
+    rank = rows["processing"].map(PROCESSING_RANK)
+    order = np.lexsort((-rows["snr"].fillna(0), rank))  # the best first
+    name, reason = rows["record"].to_numpy(), np.full(len(rows), "", dtype=object)
+    for first, second in _candidates(signatures_NK[order], rows.iloc[order]):
+        better, worse = order[first], order[second]
+        if not reason[better] and not reason[worse]:
+            correlation = _correlation(waves_NCT[better], waves_NCT[worse])
+            if correlation >= CORRELATION:
+                reason[worse] = f"the same waveform as {name[better]} (correlation {correlation:.4f})"
+    return pd.Series(reason, index=rows.index)
+
+
+def _candidates(signatures_NK: np.ndarray, rows: pd.DataFrame) -> Iterator[tuple[int, int]]:
+    """Pairs of positions, each lower one first, that share the time and whose signatures do not exclude them."""
+    event, start_ns = pd.factorize(rows["event_id"])[0], rows["start_ns"].to_numpy()
+    for begin in range(0, len(rows), _BLOCK):
+        alike = signatures_NK[begin : begin + _BLOCK] @ signatures_NK[begin:].T >= CORRELATION - 1e-4
+        first, second = (index + begin for index in np.nonzero(np.triu(alike, 1)))
+        apart_ns = np.abs(start_ns[first] - start_ns[second])
+        together = (event[first] == event[second]) | ((apart_ns < SAME_TIME_S * 1e9) & (start_ns[first] > _KNOWN_NS))
+        yield from zip(first[together].tolist(), second[together].tolist(), strict=True)
+
+
+def _correlation(wave_CT: np.ndarray, other_CT: np.ndarray) -> float:
+    cross = fft.irfft((fft.rfft(wave_CT) * fft.rfft(other_CT).conj()).sum(axis=0), wave_CT.shape[1])
+    return float(cross.max() / np.linalg.norm(wave_CT) / np.linalg.norm(other_CT))

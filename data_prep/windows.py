@@ -1,0 +1,122 @@
+"""From the table of selected records to their windows, whatever their number: the long work of `prepare.py`."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import Progress
+
+from data_prep import noise
+from data_prep.archive import COMPONENTS, read_rate
+from data_prep.duplicates import near_duplicates
+from data_prep.process import UnusableError
+from data_prep.record import Job, Prepared, PrepareSettings, common_pass_hz, prepare_records
+
+CHUNK = 16  # records handed to a worker at once
+SENSOR = ["record", "event_id", "network", "station", "location", "band", "processing"]
+SOURCE = ["source_file", "source_key"]
+_EVENT = ["magnitude", "depth_km", "distance_km", "event_latitude", "event_longitude"]
+_ROW = [*SENSOR, *_EVENT, "magnitude_type", "event_time", "station_latitude", "station_longitude"]
+Runner = Callable[[Callable[..., Any], Iterable[Any]], AbstractContextManager[Iterator[Any]]]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows (N, C, T) in float32, mapped from disk, and their rows; `kind` and `reason` of those to leave out."""
+
+    waves: np.ndarray
+    rows: pd.DataFrame
+    low_pass_hz: float | None
+
+
+def make_windows(table: pd.DataFrame, settings: PrepareSettings, scratch: Path, run: Runner, progress: bool) -> Windows:
+    """Make the windows of the records of `table` without a `kind`, which those without a window get here.
+
+    `scratch` holds the windows while they are made, and is no file afterwards. Near-duplicates and noise that shares
+    the time of an earthquake are windows with a `kind`.
+
+    Raises:
+        ValueError: not one window.
+    """
+    chosen = accepted(table, "selected")
+    jobs, low_pass_hz = _jobs(chosen, settings)
+    with run(prepare_records, [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]) as chunks:
+        results = (result for chunk in chunks for result in chunk)
+        with Progress(console=Console(stderr=True), disable=not progress) as bar:
+            shown = bar.track(results, len(jobs), description="preparing")
+            made, signatures_NK = _collect(shown, chosen.index, table, scratch)
+    if not made:
+        accepted(table, "prepared")
+    shape = (len(made), len(COMPONENTS), settings.samples)
+    waves_NCT = np.memmap(scratch, np.float32, "r", shape=shape)
+    scratch.unlink()  # mapped as long as needed, but no file of the dataset
+    rows = _rows(table, made)
+    overlap = noise.overlapping(rows, settings.window_s)
+    rows.loc[overlap, ["kind", "reason"]] = ["earthquake inside", "an earthquake's window at the station has its time"]
+    same = near_duplicates(rows, signatures_NK, waves_NCT)
+    rows.loc[same != "", "kind"], rows.loc[same != "", "reason"] = "near-duplicate", same[same != ""]
+    return Windows(waves_NCT, rows, low_pass_hz)
+
+
+def accepted(table: pd.DataFrame, done: str) -> pd.DataFrame:
+    """Rows without a reason against them; `ValueError` with the commonest reasons where there are none."""
+    left = table[table["kind"] == ""]
+    if left.empty:
+        kinds = table["kind"].value_counts()
+        reasons = ", ".join(f"{kind} {count}" for kind, count in kinds.head(4).items())
+        example = table.loc[table["kind"] == kinds.index[0], "reason"].iloc[0]
+        raise ValueError(
+            f"none of {len(table)} records could be {done} ({reasons}), for instance: {example}; widen the selection"
+        )
+    return left
+
+
+def with_source(table: pd.DataFrame) -> pd.DataFrame:
+    """Name the file without its folder, and the record by its first dataset."""
+    name = table["source_file"].map(lambda path: Path(path).name, na_action="ignore")
+    return table.assign(source_file=name, source_key=table["E"].fillna(table["N"]).fillna(table["Z"]))
+
+
+def _jobs(chosen: pd.DataFrame, settings: PrepareSettings) -> tuple[list[Job], float | None]:
+    """A job a record, and the corner in Hz of the low-pass that they share."""
+    columns = ["source_file", *COMPONENTS, "label"]
+    sources = [
+        (Path(file), (east, north, up), label == noise.LABEL)
+        for file, east, north, up, label in chosen[columns].itertuples(index=False, name=None)
+    ]
+    pass_hz = common_pass_hz((read_rate(path, keys[0]) for path, keys, _ in sources), settings.fs_hz)
+    return [Job(path, keys, settings, pass_hz, ambient) for path, keys, ambient in sources], pass_hz
+
+
+def _collect(
+    results: Iterable[list[Prepared] | UnusableError], index: pd.Index, table: pd.DataFrame, scratch: Path
+) -> tuple[list[tuple[int, dict[str, Any]]], np.ndarray]:
+    """Write windows to `scratch` and reasons into `table`; returns the table's index and own columns of each window."""
+    made, signatures = [], []
+    with scratch.open("wb") as file:
+        for label, result in zip(index, results, strict=True):
+            if isinstance(result, UnusableError):
+                table.loc[label, ["kind", "reason"]] = [result.kind, result.reason]
+                continue
+            for window in result:
+                file.write(window.wave.tobytes())
+                made.append((label, window.row))
+                signatures.append(window.signature)
+    return made, np.array(signatures)
+
+
+def _rows(table: pd.DataFrame, made: Sequence[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
+    """A row a window; noise windows of one record are numbered, and know nothing of its earthquake but the id."""
+    record = with_source(table.loc[[label for label, _ in made]]).reindex(columns=[*_ROW, *SOURCE])
+    rows = record.reset_index(drop=True).join(pd.DataFrame([row for _, row in made])).assign(kind="", reason="")
+    quiet = rows["label"] == noise.LABEL
+    rows.loc[quiet, _EVENT] = np.nan
+    rows.loc[quiet, "magnitude_type"] = ""
+    number = rows.groupby(["record", "label"]).cumcount().astype(str)
+    rows["record"] = rows["record"].where(~quiet, rows["record"] + "__noise" + number)
+    return rows
