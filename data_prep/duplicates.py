@@ -4,6 +4,7 @@ Shapes: N window, C component, T sample, K band.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -24,11 +25,17 @@ def signature(wave_CT: np.ndarray) -> np.ndarray:
     By the inequality of Cauchy and Schwarz the product of two signatures is never below the windows' normalised
     (circular) cross-correlation, whatever the lag: so pairs whose signatures agree less need not be correlated.
     """
-    power = np.abs(fft.rfft(wave_CT, axis=1)) ** 2
+    spectrum = fft.rfft(wave_CT, axis=1)
+    power = spectrum.real**2 + spectrum.imag**2
     power[:, 1:-1] *= 2
-    edges = np.unique(np.geomspace(1, power.shape[1], BANDS).astype(int))
-    bands = np.sqrt(np.add.reduceat(power, np.append(0, edges[:-1]), axis=1)).ravel()
+    bands = np.sqrt(np.add.reduceat(power, _edges(power.shape[1]), axis=1)).ravel()
     return (bands / np.linalg.norm(bands)).astype(np.float32)
+
+
+@lru_cache
+def _edges(frequencies: int) -> np.ndarray:
+    """First frequency of each band, spaced like a logarithm."""
+    return np.append(0, np.unique(np.geomspace(1, frequencies, BANDS).astype(int))[:-1])
 
 
 def near_duplicates(rows: pd.DataFrame, signatures_NK: np.ndarray, waves_NCT: np.ndarray) -> pd.Series:

@@ -51,7 +51,7 @@ def write_npy(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray])
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for batch in batches:
-            file.write(np.ascontiguousarray(batch, np.float32).tobytes())
+            file.write(np.ascontiguousarray(batch, np.float32).data)
 
 
 def sha256(path: Path) -> str:

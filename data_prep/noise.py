@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from data_prep import process
+from data_prep import onset, process
 from data_prep.archive import Traces
-from data_prep.process import UnusableError, Window
+from data_prep.checks import UnusableError
+from data_prep.process import Window
 
 LABEL = "noise"
 
@@ -54,7 +55,7 @@ def before_event(wave_CT: np.ndarray, fs_hz: float, samples: int, event: Window,
 
     Zeros and taper at the record's start are left out.
     """
-    first = process.untapered(wave_CT, fs_hz)[0]
+    first = onset.untapered(wave_CT, fs_hz)[0]
     if event.start - first < samples:
         return []
     first = event.start - (event.start - first) // samples * samples
@@ -84,5 +85,5 @@ def _window(wave_CT: np.ndarray, start: int) -> Window:
 
 
 def _has_onset(wave_CT: np.ndarray, fs_hz: float, least_snr: float) -> bool:
-    onset = process.find_onset(wave_CT, fs_hz)
-    return onset > 0 and process.signal_to_noise(wave_CT, fs_hz, onset)[0] >= least_snr
+    first = onset.find_onset(wave_CT, fs_hz)
+    return first > 0 and onset.signal_to_noise(wave_CT, fs_hz, first)[0] >= least_snr

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -51,21 +52,29 @@ def _ahead(submit: Callable[[Chunk], "Future[Result]"], chunks: Iterable[Chunk],
         yield waiting.popleft().result()
 
 
+def warm_up(module: str) -> None:
+    """Start the server that workers are forked from: it imports `module` once for all, while this process goes on."""
+    multiprocessing.set_forkserver_preload([module])
+    _start_server()
+
+
+def _start_server() -> None:
+    resource_tracker.ensure_running()  # of whose making the mask would come back unset
+    # Ctrl-C is for this process alone to answer: the server hands the mask it was started under on to the workers.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
 @contextmanager
 def _processes(function: Callable[[Chunk], Result], workers: int) -> Iterator[Callable[[Chunk], "Future[Result]"]]:
-    # Spawned, as a forked copy of a process with threads may hang.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
-
-    def submit(chunk: Chunk) -> "Future[Result]":
-        # Ctrl-C is for the parent to answer: a process inherits the mask of the one that starts it.
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return pool.submit(function, chunk)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-
+    _start_server()
+    # Not forked from this process: a copy of a process with threads may hang.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _end_with_parent)
     try:
-        yield submit
+        yield lambda chunk: pool.submit(function, chunk)
     except BrokenProcessPool:
         raise ValueError("a worker process was killed, perhaps for want of memory; choose fewer --workers") from None
     finally:

@@ -9,6 +9,7 @@ folder appears whole or not at all; the same command again finds it there and do
 import argparse
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,10 @@ from data_prep.command import Parser, run_command
 from data_prep.dataset import PARTS, new_folder, open_dataset, write_dataset
 from data_prep.files import sha256
 from data_prep.flatfile import MagnitudeRule, read_flatfile, with_magnitude
-from data_prep.parallel import in_order
+from data_prep.parallel import in_order, warm_up
 from data_prep.process import WindowRule
 from data_prep.record import PrepareSettings
-from data_prep.report import write_report
+from data_prep.report import REPORT, write_report
 from data_prep.selection import keep_best_processing, list_noise, match_records, select
 from data_prep.split import SplitSummary, describe, split
 from data_prep.windows import SENSOR, SOURCE, Runner, accepted, make_windows, with_source
@@ -38,6 +39,11 @@ class PreparedSummary:
     manifest: dict[str, Any]
     made: bool
 
+    @property
+    def report(self) -> Path:
+        """The page about the dataset."""
+        return self.path / REPORT
+
     def __str__(self) -> str:
         counts, rejected = self.manifest["counts"], self.manifest["counts"]["rejected"]
         lines = [
@@ -48,7 +54,7 @@ class PreparedSummary:
             *self._low_pass(),
             *self._parts(),
             f"dataset: {self.path}" + ("" if self.made else " (was there already, unchanged)"),
-            f"look at it: {self.path / 'report.html'}",
+            f"look at it: {self.report}",
             f"next: python search/run.py --data {self.path}",
         ]
         return "\n".join(lines)
@@ -89,11 +95,15 @@ def prepare(
     """
     if workers < 1:
         raise ValueError(f"workers {workers}: at least 1 expected")
+    if workers > 1 and ray_address is None:
+        warm_up("data_prep.record")
     paths, noise_paths = find_archives(archives), find_archives(noise_files)
     if both := sorted(set(paths) & set(noise_paths)):
         raise ValueError(f"archive {both[0]}: given as earthquakes and as noise; give it once")
-    table = _candidates(paths, noise_paths, flatfile, settings)
-    inputs = [_fingerprint(path) for path in [*paths, *noise_paths, flatfile]]
+    with ThreadPoolExecutor() as threads:  # hashing goes on beside the reading
+        fingerprints = threads.map(_fingerprint, [*paths, *noise_paths, flatfile])
+        table = _candidates(paths, noise_paths, flatfile, settings)
+        inputs = list(fingerprints)
     manifest = _existing(out, settings, inputs)
     if manifest is not None:
         return PreparedSummary(out, manifest, made=False)
@@ -112,7 +122,10 @@ def main() -> None:
     archives, flatfile, out, workers, ray = (options.pop(name) for name in names)
     noise_files = options.pop("noise")
     settings = PrepareSettings(**options, noise=noise_files is not None)
-    print(prepare(archives, flatfile, out, settings, noise_files or (), workers, ray))
+    summary = prepare(archives, flatfile, out, settings, noise_files or (), workers, ray)
+    if not summary.report.exists():
+        write_report(out)
+    print(summary)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,7 +195,7 @@ def _write(
     run: Runner,
     progress: bool,
 ) -> dict[str, Any]:
-    """Make the windows of the records of `table` still in, and write dataset and report into `folder`."""
+    """Make the windows of the records of `table` still in and write the dataset into `folder`."""
     scratch = folder / "scratch"
     made = make_windows(table, settings, scratch, run, progress)
     rows = accepted(made.rows, "prepared")
@@ -198,7 +211,6 @@ def _write(
     }
     rejected = lost[[*SENSOR, "label", "kind", "reason", *SOURCE]]
     manifest = write_dataset(folder, made.waves, rows.drop(columns=["kind", "reason"]), part, rejected, head)
-    write_report(folder)
     return manifest
 
 

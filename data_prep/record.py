@@ -10,13 +10,13 @@ from typing import get_args
 
 import h5py
 import numpy as np
-from scipy.signal import detrend
 
-from data_prep import noise, process
+from data_prep import checks, noise, process
 from data_prep.archive import COMPONENTS, Traces, read_traces
+from data_prep.checks import UnusableError
 from data_prep.duplicates import signature
 from data_prep.flatfile import MagnitudeRule
-from data_prep.process import UnusableError, Window, WindowRule
+from data_prep.process import Window, WindowRule
 from data_prep.split import BLOCK_KM
 
 # The onset is sought up to 20 Hz; no accelerometer is sampled faster, no record lasts longer, no place is wider.
@@ -57,8 +57,8 @@ class PrepareSettings:
             raise ValueError(f"seed {self.seed}: 0 to {2**32 - 1} expected")
         if not LEAST_FS_HZ <= self.fs_hz <= MOST_FS_HZ:
             raise ValueError(f"fs_hz {self.fs_hz:g}: {LEAST_FS_HZ:g} to {MOST_FS_HZ:g} expected")
-        if not process.SHORTEST_S <= self.window_s <= MOST_S:
-            raise ValueError(f"window_s {self.window_s:g}: {process.SHORTEST_S:g} to {MOST_S:g} expected")
+        if not checks.SHORTEST_S <= self.window_s <= MOST_S:
+            raise ValueError(f"window_s {self.window_s:g}: {checks.SHORTEST_S:g} to {MOST_S:g} expected")
         exact = self.fs_hz * self.window_s
         if abs(exact - round(exact)) > 1e-6:
             raise ValueError(f"{self.window_s:g} s at {self.fs_hz:g} Hz are {exact:g} samples; a whole number expected")
@@ -74,7 +74,7 @@ class Job:
     """One record to read (paths of its E, N and Z datasets) and what to make of it."""
 
     path: Path
-    keys: tuple[str, str, str]
+    keys: tuple[str, ...]
     settings: PrepareSettings
     pass_hz: float | None  # common low-pass
     ambient: bool = False  # a recording of noise, in units that may be unknown
@@ -164,8 +164,10 @@ def _processed(wave_CT: np.ndarray, traces: Traces, job: Job) -> np.ndarray:
     if fs_hz < slowest_hz(settings.fs_hz):
         slow = f"sampled at {fs_hz:g} Hz, at least {slowest_hz(settings.fs_hz):g} Hz needed"
         raise UnusableError("sampled slowly", slow)
-    process.check(wave_CT, fs_hz, MOST_COUNTS if job.ambient else process.MOST_CM_S2)
-    wave_CT = process.resample(detrend(wave_CT), fs_hz, settings.fs_hz)
+    checks.check(wave_CT, fs_hz, MOST_COUNTS if job.ambient else checks.MOST_CM_S2)
+    wave_CT = process.detrend(wave_CT)
+    checks.check_glitch(wave_CT, fs_hz)
+    wave_CT = process.resample(wave_CT, fs_hz, settings.fs_hz)
     return wave_CT if job.pass_hz is None else process.low_pass(wave_CT, settings.fs_hz, job.pass_hz)
 
 

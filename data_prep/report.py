@@ -20,6 +20,7 @@ from data_prep.page import Html, Number
 from data_prep.report_figures import SCALES, picture_of_window, pictures
 from data_prep.split import groups
 
+REPORT = "report.html"
 EXAMPLES = 8
 
 _CHUNK = 32
@@ -101,7 +102,7 @@ def write_report(folder: Path) -> Path:
             _examples(dataset, rows),
             _doubts(doubts),
         ]
-    path = folder / "report.html"
+    path = folder / REPORT
     write_text(path, page.render("Strong-motion windows", body))
     return path
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_prep import noise
-from data_prep.archive import COMPONENTS, read_rate
+from data_prep.archive import COMPONENTS, read_rates
+from data_prep.checks import UnusableError
 from data_prep.duplicates import near_duplicates
-from data_prep.process import UnusableError
 from data_prep.record import Job, Prepared, PrepareSettings, common_pass_hz, prepare_records
 
 CHUNK = 16  # records handed to a worker at once
@@ -84,13 +85,12 @@ def with_source(table: pd.DataFrame) -> pd.DataFrame:
 
 def _jobs(chosen: pd.DataFrame, settings: PrepareSettings) -> tuple[list[Job], float | None]:
     """A job a record, and the corner in Hz of the low-pass that they share."""
-    columns = ["source_file", *COMPONENTS, "label"]
-    sources = [
-        (Path(file), (east, north, up), label == noise.LABEL)
-        for file, east, north, up, label in chosen[columns].itertuples(index=False, name=None)
-    ]
-    pass_hz = common_pass_hz((read_rate(path, keys[0]) for path, keys, _ in sources), settings.fs_hz)
-    return [Job(path, keys, settings, pass_hz, ambient) for path, keys, ambient in sources], pass_hz
+    paths, keys = chosen["source_file"].map(Path), chosen[list(COMPONENTS)].to_numpy().tolist()
+    rates = [read_rates(path, some.tolist()) for path, some in chosen["E"].groupby(paths)]
+    pass_hz = common_pass_hz(chain.from_iterable(rates), settings.fs_hz)
+    ambient = chosen["label"] == noise.LABEL
+    records = zip(paths, keys, ambient, strict=True)
+    return [Job(path, tuple(three), settings, pass_hz, quiet) for path, three, quiet in records], pass_hz
 
 
 def _collect(
@@ -104,7 +104,7 @@ def _collect(
                 table.loc[label, ["kind", "reason"]] = [result.kind, result.reason]
                 continue
             for window in result:
-                file.write(window.wave.tobytes())
+                file.write(np.ascontiguousarray(window.wave).data)
                 made.append((label, window.row))
                 signatures.append(window.signature)
     return made, np.array(signatures)

@@ -3,7 +3,7 @@ import numpy as np
 import pyasdf
 import pytest
 
-from data_prep.archive import find_archives, index_archives, read_rate, read_traces
+from data_prep.archive import find_archives, index_archives, read_rates, read_traces
 
 
 def channels(row):
@@ -93,13 +93,15 @@ def test_filter_corners_come_from_the_headers(archive_factory, corners, expected
     np.testing.assert_equal((traces.low_cut_hz, traces.high_cut_hz), expected)
 
 
-def test_rate_of_a_damaged_dataset_is_unknown(archive_factory):
-    path, _ = archive_factory({})
-    key = index_archives([path])["E"][0]
-    assert read_rate(path, key) == 100.0
+def test_rates_are_unknown_where_they_cannot_be_read(archive_factory):
+    path, _ = archive_factory({}, {"station": "BBB", "fs_hz": 200.0})
+    keys = index_archives([path])["E"].tolist()
+    assert read_rates(path, [*keys, "Waveforms/none"]) == pytest.approx([100.0, 200.0, np.nan], nan_ok=True)
     with h5py.File(path, "a") as file:
-        del file[key].attrs["sampling_rate"]
-    assert np.isnan(read_rate(path, key))
+        del file[keys[0]].attrs["sampling_rate"]
+    assert read_rates(path, keys) == pytest.approx([np.nan, 200.0], nan_ok=True)
+    path.write_bytes(b"")
+    assert np.isnan(read_rates(path, keys)).all()
 
 
 def test_files_folders_and_patterns_name_each_archive_once(archive_factory, tmp_path):

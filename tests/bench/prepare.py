@@ -6,7 +6,9 @@ Builds an archive of made-up records (three components, 60 s, every fourth at 10
 as the web services store them, and goes through it in three ways within one run:
 
 - ours: `prepare()` as a whole: checks, index, checksums, windows, split, dataset;
-- plain: pyasdf's access trace by trace; obspy's detrend, resampling, filter and STA/LTA; windows into one `.npy`;
+- plain: pyasdf's access trace by trace; obspy's detrend, resampling, filter and AR-AIC picker; windows into one
+  `.npy`. With obspy's STA/LTA in the picker's stead it is told apart: faster, but further from our onsets on real
+  records (62 % within a second; AR-AIC 76 %);
 - read: every trace decompressed with h5py, one process, file by file, nothing else.
 
 Every file is read once before the first of them, so that none waits for a disk. The last line is JSON.
@@ -23,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,39 +33,16 @@ import h5py
 import numpy as np
 import pandas as pd
 import psutil
-from scipy.signal import butter, sosfilt
+from made_up import FS_HZ, RECORDS_A_FILE, SLOW_FS_HZ, Archive, first, make_archive
 
 from data_prep import prepare as command
 from data_prep.prepare import prepare
 from data_prep.process import USABLE_SHARE
 from data_prep.record import PrepareSettings
 
-FS_HZ, SLOW_FS_HZ, SECONDS = 200.0, 100.0, 60.0
 WINDOW, LEAD, SECOND = 8000, 1000, 200  # samples at FS_HZ
 PASS_HZ = USABLE_SHARE * SLOW_FS_HZ / 2  # the plain loop is spared the search for the slowest record
-RECORDS_A_FILE = 20
 ITACA_RECORDS = 40_900
-STORED = {"chunks": True, "compression": "gzip", "shuffle": True, "fletcher32": True}
-# A header of ITACA's has some fifty attributes, most of which say None.
-HEADER = dict.fromkeys([f"attribute_{number}" for number in range(50)], "None") | {
-    "low_cut_frequency_hz": "0.100",
-    "high_cut_frequency_hz": "40.000",
-    "units": "cm/s^2",
-}
-STATION_XML = b"""<?xml version='1.0' encoding='UTF-8'?>
-<FDSNStationXML xmlns="http://www.fdsn.org/xml/station/1" schemaVersion="1.0"><Source>benchmark</Source>
-<Created>2020-01-01T00:00:00</Created><Network code="IT"><Station code="%s"><Latitude>42.0</Latitude>
-<Longitude>13.0</Longitude><Elevation>100.0</Elevation><Site><Name>benchmark</Name></Site></Station></Network>
-</FDSNStationXML>"""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """Files of one event each, their flatfile, and how many records they hold."""
-
-    files: list[Path]
-    flatfile: Path
-    records: int
 
 
 def main() -> None:
@@ -103,16 +81,18 @@ def benchmark(archive: Archive, out: Path, workers: int, rounds: int) -> dict[st
         "h5py, read only": partial(read, archive),
         f"ours, workers: {workers}": partial(ours, archive, out, workers),
         f"  of {half.records} records": partial(ours, half, out, workers),
-        f"pyasdf, {tenth.records} records": partial(plain, tenth, out / "plain.npy"),
+        f"pyasdf, {tenth.records} records": partial(plain, tenth, out / "plain.npy", pick_ar_aic),
+        "  with STA/LTA": partial(plain, tenth, out / "plain.npy", pick_sta_lta),
         "ours in one process": partial(ours, archive, out, 1),
     }
-    read_s, ours_s, half_s, tenth_s, _ = take_turns(contestants, rounds)
-    plain_s = tenth_s * archive.records / tenth.records
+    read_s, ours_s, half_s, *tenths_s, _ = take_turns(contestants, rounds)
+    plain_s, sta_lta_s = (seconds * archive.records / tenth.records for seconds in tenths_s)
     # What does not grow with the records; the rest is no less than decompressing them takes.
     fixed_s = max(0.0, min(2 * half_s - ours_s, ours_s - read_s / workers))
     record_s = (ours_s - fixed_s) / archive.records
     print(
-        f"pyasdf, all records: {plain_s:.1f} s by proportion; ours: {fixed_s:.2f} s + {record_s * 1e3:.2f} ms a record"
+        f"pyasdf, all records: {plain_s:.1f} s by proportion, {sta_lta_s:.1f} s with STA/LTA (ours is "
+        f"{sta_lta_s / ours_s:.1f} times faster); ours: {fixed_s:.2f} s + {record_s * 1e3:.2f} ms a record"
     )
     figures = {
         "vs_pyasdf": plain_s / ours_s,
@@ -189,7 +169,7 @@ def read(archive: Archive) -> None:
                         station[name][...]
 
 
-def plain(archive: Archive, out: Path) -> None:
+def plain(archive: Archive, out: Path, pick: Callable[[Any], int]) -> None:
     """The loop that a seismologist would write with pyasdf and obspy."""
     from pyasdf import ASDFDataSet
 
@@ -202,7 +182,7 @@ def plain(archive: Archive, out: Path) -> None:
         with ASDFDataSet(str(path), mode="r", mpi=False) as dataset:
             for station in dataset.waveforms:
                 for key, stream in _streams(station).items():
-                    made = _plain_window(stream)
+                    made = _plain_window(stream, pick)
                     if made is not None and key in metadata:
                         windows.append(made[0])
                         rows.append(metadata[key] | made[1] | _usable_band(dataset, stream))
@@ -219,10 +199,8 @@ def _streams(station: Any) -> dict[tuple[str, str], Any]:
     return streams
 
 
-def _plain_window(stream: Any) -> tuple[np.ndarray, dict[str, float]] | None:
+def _plain_window(stream: Any, pick: Callable[[Any], int]) -> tuple[np.ndarray, dict[str, float]] | None:
     """Window of one record and its own columns; None if it is of no use."""
-    from obspy.signal.trigger import recursive_sta_lta, trigger_onset
-
     stream.sort(["channel"])
     if len(stream) != 3 or not all(np.isfinite(trace.data).all() and np.ptp(trace.data) > 0 for trace in stream):
         return None
@@ -230,10 +208,8 @@ def _plain_window(stream: Any) -> tuple[np.ndarray, dict[str, float]] | None:
     if stream[0].stats.sampling_rate != FS_HZ:
         stream.resample(FS_HZ)
     stream.filter("lowpass", freq=PASS_HZ, corners=4, zerophase=True)
-    vertical = stream[2].copy().filter("bandpass", freqmin=1, freqmax=20)
-    triggers = trigger_onset(recursive_sta_lta(vertical.data, SECOND // 2, 5 * SECOND), 3, 1)
+    onset = pick(stream)
     wave = np.stack([trace.data for trace in stream])
-    onset = int(triggers[0][0]) if len(triggers) else LEAD
     power = (wave**2).sum(axis=0)
     snr = np.sqrt(power[onset : onset + 10 * SECOND].mean() / power[:onset].mean())
     start = max(0, onset - LEAD)
@@ -249,88 +225,28 @@ def _plain_window(stream: Any) -> tuple[np.ndarray, dict[str, float]] | None:
     return ((part - mean) / std).astype(np.float32), {"onset_s": onset / FS_HZ, "snr": snr, "energy_kept": energy_kept}
 
 
+def pick_sta_lta(stream: Any) -> int:
+    """Onset, in samples, by a trigger on the vertical component."""
+    from obspy.signal.trigger import recursive_sta_lta, trigger_onset
+
+    vertical = stream[2].copy().filter("bandpass", freqmin=1, freqmax=20)
+    triggers = trigger_onset(recursive_sta_lta(vertical.data, SECOND // 2, 5 * SECOND), 3, 1)
+    return int(triggers[0][0]) if len(triggers) else LEAD
+
+
+def pick_ar_aic(stream: Any) -> int:
+    """Onset, in samples, by obspy's AR-AIC picker with the settings of its tutorial."""
+    from obspy.signal.trigger import ar_pick
+
+    vertical, north, east = (trace.data for trace in stream[::-1])
+    return round(ar_pick(vertical, north, east, FS_HZ, 1, 20, 1, 0.1, 4, 1, 2, 8, 0.1, 0.2, s_pick=False)[0] * FS_HZ)
+
+
 def _usable_band(dataset: Any, stream: Any) -> dict[str, float]:
     headers = dataset.auxiliary_data.Headers["{network}_{station}".format(**stream[0].stats)]
     parameters = [headers[trace.stats.asdf.tag].parameters for trace in stream]
     low, high = ([float(header[f"{name}_cut_frequency_hz"]) for header in parameters] for name in ("low", "high"))
     return {"usable_low_hz": max(low), "usable_high_hz": min(high)}
-
-
-def make_archive(folder: Path, records: int) -> Archive:
-    """Write an archive, a file for each event, and its flatfile into `folder`."""
-    rows, flatfile = [], folder / "flatfile.csv"
-    for number, start in enumerate(range(0, records, RECORDS_A_FILE)):
-        rows += _write_file(folder / f"itaca_{number:04d}.h5", number, min(RECORDS_A_FILE, records - start))
-    pd.DataFrame(rows).to_csv(flatfile, sep=";", index=False)
-    return Archive(sorted(folder.glob("*.h5")), flatfile, records)
-
-
-def first(archive: Archive, files: int) -> Archive:
-    """The first files of an archive, with a flatfile of their own."""
-    table = pd.read_csv(archive.flatfile, sep=";", dtype=str, keep_default_na=False)
-    table = table[table["filename"].isin([path.name for path in archive.files[:files]])]
-    flatfile = archive.flatfile.with_name(f"first-{files}.csv")
-    table.to_csv(flatfile, sep=";", index=False)
-    return Archive(archive.files[:files], flatfile, len(table) // 3)
-
-
-def _write_file(path: Path, number: int, records: int) -> list[dict[str, Any]]:
-    """Write one event's records and return their rows of the flatfile."""
-    rng, day = np.random.default_rng(number), pd.Timestamp("2000-01-01") + pd.Timedelta(days=number)
-    event = f"EMSC-{day:%Y%m%d}_{number:07d}"
-    source = {
-        "EVENT_ID": event,
-        "EVENT_LATITUDE_DEGREE": round(rng.uniform(41, 44), 4),
-        "EVENT_LONGITUDE_DEGREE": round(rng.uniform(12.5, 14), 4),
-        "EVENT_DEPTH_KM": 10.0,
-        "Ml": "",
-        "Mw": round(rng.uniform(4.1, 6.5), 1),
-    }
-    rows = []
-    with h5py.File(path, "w") as file:
-        file.attrs["file_format"], file.attrs["file_format_version"] = np.bytes_("ASDF"), np.bytes_("1.0.3")
-        file.create_group("Provenance")
-        header = _header(file)
-        for record in range(records):
-            fs_hz, station = (SLOW_FS_HZ if record % 4 == 0 else FS_HZ), f"S{record:03d}"
-            padded = np.frombuffer((STATION_XML % station.encode()).ljust(1800), np.int8)
-            file.create_dataset(f"Waveforms/IT.{station}/StationXML", data=padded, maxshape=(None,), **STORED)
-            end, distance_km = day + pd.Timedelta(seconds=SECONDS), round(rng.uniform(5, 150), 1)
-            for axis, samples in zip("ENZ", _record(fs_hz, rng), strict=True):
-                tag = f"HN{axis}_{event}_acc_mp".lower().replace("-", "_")
-                key = f"IT.{station}..HN{axis}__{day:%Y-%m-%dT%H:%M:%S}__{end:%Y-%m-%dT%H:%M:%S}__{tag}"
-                data = file.create_dataset(f"Waveforms/IT.{station}/{key}", data=samples, maxshape=(None,), **STORED)
-                data.attrs["event_id"] = np.bytes_(f"smi:esm-db.eu/fdsnws/event/1/query?event_id={event}")
-                data.attrs["sampling_rate"], data.attrs["starttime"] = fs_hz, np.int64(day.value)
-                file.copy(header, f"AuxiliaryData/Headers/IT_{station}/{tag}")
-                names = {"component": f"HN{axis}", "filename": path.name, "dataset": key, "processing": "MP"}
-                place = {"NETWORK": "IT", "STATION_CODE": station, "epi_dist_km": distance_km, "nation": "IT"}
-                rows.append(source | place | names)
-        del file["header"]
-    return rows
-
-
-def _header(file: h5py.File) -> h5py.Dataset:
-    header = file.create_dataset("header", data=np.zeros(1, np.int8), **STORED)
-    header.attrs.update(HEADER)
-    file.create_group("AuxiliaryData/Headers")
-    return header
-
-
-def _record(fs_hz: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise, then a weak P and a strong S burst of noise up to 25 Hz, each dying away; (3, T) in cm/s²."""
-    time_s = np.arange(round(fs_hz * SECONDS)) / fs_hz
-    p_s, delay_s, decay_s, peak, noise_cm_s2 = rng.uniform([8, 2, 1.5, 5, 0.003], [15, 8, 5, 200, 0.03])
-    shape = _burst(time_s - p_s, decay_s) * 0.1 + _burst(time_s - p_s - delay_s, decay_s)
-    band = butter(2, [0.1, 25], "bandpass", fs=fs_hz, output="sos")
-    shock, noise = rng.standard_normal((2, 3, time_s.size))
-    wave = peak * sosfilt(band, shape * shock) + noise_cm_s2 * noise
-    return np.asarray(wave.round(6), np.float32)
-
-
-def _burst(time_s: np.ndarray, decay_s: float) -> np.ndarray:
-    later = np.maximum(time_s, 0)
-    return np.where(time_s > 0, np.exp(-later / decay_s) * np.minimum(1, 0.2 + later), 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from scipy import signal
+
+from data_prep.checks import UnusableError, check, check_glitch
+from data_prep.process import detrend
+
+
+def check_record(wave):
+    check(wave, 100.0)
+    check_glitch(detrend(wave), 100.0)
+
+
+def put(wave, component, start, values):
+    wave = wave.copy()
+    wave[component, start : start + len(values)] = values
+    return wave
+
+
+FLAWS = {
+    "not finite": lambda wave: put(wave, 1, 900, [np.nan]),
+    "constant": lambda wave: put(wave, 2, 0, np.full(4000, 3.0)),
+    "clipped": lambda wave: np.clip(wave, -5, 5),
+    "straight line": lambda wave: put(wave, 0, 900, np.linspace(8.0, -3.0, 150)),
+    "level line": lambda wave: put(wave, 0, 900, np.full(150, 2.0)),
+    "glitch": lambda wave: put(wave, 1, 1200, [900.0, 800.0, 700.0]),
+    "too short": lambda wave: wave[:, :900],
+}
+
+
+@pytest.mark.parametrize("kind", FLAWS)
+def test_a_flaw_is_found_and_named(make_quake, kind):
+    with pytest.raises(UnusableError) as error:
+        check_record(FLAWS[kind](make_quake()))
+    assert error.value.kind == kind.replace("level", "straight")
+    assert error.value.reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda wave: wave,
+        lambda wave: wave + 500,
+        lambda wave: np.pad(wave, ((0, 0), (500, 500))),
+        lambda wave: wave * np.array([[1], [1], [3]]),
+        lambda wave: np.round(wave, 1),
+        lambda wave: signal.sosfiltfilt(signal.butter(2, [0.1, 18], "bandpass", fs=100, output="sos"), wave),
+    ],
+    ids=["plain", "offset", "padded", "loud vertical", "coarse", "filtered"],
+)
+def test_a_sound_record_passes(make_quake, change):
+    check_record(change(make_quake()))
