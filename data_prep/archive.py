@@ -18,6 +18,7 @@ import pandas as pd
 from data_prep.flatfile import IDENTITY
 
 COMPONENTS = ("E", "N", "Z")
+PROCESSING_RANK = {"mp": 0, "ap": 1, "cv": 2, "": 3}  # manual, automatic, converted only, unknown
 _SUFFIXES = (".h5", ".hdf5", ".asdf")
 _KEY = re.compile(
     r"(?P<network>[^.]*)\.(?P<station>[^.]*)\.(?P<location>[^.]*)\.(?P<channel>\w{2,3})"

@@ -24,8 +24,20 @@ from data_prep.files import sha256, write_json, write_npy, written_whole
 FORMAT = 2
 COMPONENTS = ("E", "N", "Z")
 PARTS = ("train", "val", "test")
+FILES = ("rejected.csv", *(f"{part}.{suffix}" for part in sorted(PARTS) for suffix in ("npy", "parquet")))
 _PACKAGES = ("h5py", "numpy", "pandas", "pyarrow", "scipy")
 _CHUNK = 256
+
+
+@dataclass(frozen=True)
+class StoredWindows:
+    """Windows (N, C, T) in float32 in a file, read when indexed: kept mapped, all of them would pile up in memory."""
+
+    path: Path
+    shape: tuple[int, ...]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.array(np.memmap(self.path, np.float32, "r", shape=self.shape)[index])
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def write_dataset(
     folder: Path,
-    waves_NCT: np.ndarray,
+    waves_NCT: np.ndarray | StoredWindows,
     rows: pd.DataFrame,
     part: pd.Series,
     rejected: pd.DataFrame,
@@ -121,7 +133,7 @@ def write_dataset(
         "usable_low_hz": low_hz,
         "usable_high_hz": high_hz,
         "counts": _counts(rows, part, rejected),
-        "files": {file.name: sha256(file) for file in sorted(folder.iterdir())},
+        "files": {name: sha256(folder / name) for name in FILES},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
     }
     write_json(folder / "manifest.json", manifest)
@@ -193,7 +205,7 @@ def _open_part(path: Path, name: str) -> Part:
     return Part(waves, rows)
 
 
-def _write_waves(path: Path, waves_NCT: np.ndarray, chosen: np.ndarray) -> None:
+def _write_waves(path: Path, waves_NCT: np.ndarray | StoredWindows, chosen: np.ndarray) -> None:
     chunks = (waves_NCT[chosen[start : start + _CHUNK]] for start in range(0, len(chosen), _CHUNK))
     write_npy(path, (len(chosen), *waves_NCT.shape[1:]), chunks)
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import fft
 
-from data_prep.selection import PROCESSING_RANK
+from data_prep.archive import PROCESSING_RANK
+from data_prep.dataset import StoredWindows
 
 CORRELATION = 0.99
 BANDS = 128
@@ -38,7 +39,7 @@ def _edges(frequencies: int) -> np.ndarray:
     return np.append(0, np.unique(np.geomspace(1, frequencies, BANDS).astype(int))[:-1])
 
 
-def near_duplicates(rows: pd.DataFrame, signatures_NK: np.ndarray, waves_NCT: np.ndarray) -> pd.Series:
+def near_duplicates(rows: pd.DataFrame, signatures_NK: np.ndarray, waves_NCT: np.ndarray | StoredWindows) -> pd.Series:
     """Reason against each window that is another's near-duplicate, empty for those to keep.
 
     Two windows are near-duplicates if they are of one event, or start within a minute, and correlate at 0.99 or more

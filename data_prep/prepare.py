@@ -211,6 +211,7 @@ def _write(
     }
     rejected = lost[[*SENSOR, "label", "kind", "reason", *SOURCE]]
     manifest = write_dataset(folder, made.waves, rows.drop(columns=["kind", "reason"]), part, rejected, head)
+    scratch.unlink()
     return manifest
 
 

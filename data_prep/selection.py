@@ -3,10 +3,9 @@
 import pandas as pd
 from matplotlib.path import Path as Polygon
 
-from data_prep.archive import COMPONENTS
+from data_prep.archive import COMPONENTS, PROCESSING_RANK
 from data_prep.flatfile import IDENTITY
 
-PROCESSING_RANK = {"mp": 0, "ap": 1, "cv": 2, "": 3}  # manual, automatic, converted only, unknown
 DEEPEST_KM = 800.0  # no earthquake is deeper, so a limit there excludes nothing, not even a blank depth
 
 # Longitude and latitude around Italy with its islands and near shores, about 20 km wide of the border.

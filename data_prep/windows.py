@@ -15,6 +15,7 @@ from rich.progress import Progress
 from data_prep import noise
 from data_prep.archive import COMPONENTS, read_rates
 from data_prep.checks import UnusableError
+from data_prep.dataset import StoredWindows
 from data_prep.duplicates import near_duplicates
 from data_prep.record import Job, Prepared, PrepareSettings, common_pass_hz, prepare_records
 
@@ -28,9 +29,9 @@ Runner = Callable[[Callable[..., Any], Iterable[Any]], AbstractContextManager[It
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows (N, C, T) in float32, mapped from disk, and their rows; `kind` and `reason` of those to leave out."""
+    """Windows (N, C, T) in float32, on disk, and their rows; `kind` and `reason` of those to leave out."""
 
-    waves: np.ndarray
+    waves: StoredWindows
     rows: pd.DataFrame
     low_pass_hz: float | None
 
@@ -38,7 +39,7 @@ class Windows:
 def make_windows(table: pd.DataFrame, settings: PrepareSettings, scratch: Path, run: Runner, progress: bool) -> Windows:
     """Make the windows of the records of `table` without a `kind`, which those without a window get here.
 
-    `scratch` holds the windows while they are made, and is no file afterwards. Near-duplicates and noise that shares
+    `scratch` is the file they are written to. Near-duplicates and noise that shares
     the time of an earthquake are windows with a `kind`.
 
     Raises:
@@ -54,8 +55,7 @@ def make_windows(table: pd.DataFrame, settings: PrepareSettings, scratch: Path, 
     if not made:
         accepted(table, "prepared")
     shape = (len(made), len(COMPONENTS), settings.samples)
-    waves_NCT = np.memmap(scratch, np.float32, "r", shape=shape)
-    scratch.unlink()  # mapped as long as needed, but no file of the dataset
+    waves_NCT = StoredWindows(scratch, shape)
     rows = _rows(table, made)
     overlap = noise.overlapping(rows, settings.window_s)
     rows.loc[overlap, ["kind", "reason"]] = ["earthquake inside", "an earthquake's window at the station has its time"]
