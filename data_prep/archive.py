@@ -6,7 +6,7 @@ Format: https://asdf-definition.readthedocs.io (keys `Waveforms/NET.STA/NET.STA.
 
 import glob
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _KEY = re.compile(
 _AXES = {"E": "E", "N": "N", "Z": "Z", "U": "E", "V": "N", "W": "Z", "1": "E", "2": "N", "3": "Z"}
 _AXES_BESIDE_Z = _AXES | {"1": "N", "2": "E"}
 _RECORD = ["source_file", *IDENTITY, "data_type"]
-_FIELDS = ("units", "low_cut_frequency_hz", "high_cut_frequency_hz")
+_CORNERS = (b"low_cut_frequency_hz", b"high_cut_frequency_hz")
 _CM_S2 = {"cm/s^2": 1.0, "cm/s/s": 1.0, "cm/s2": 1.0, "gal": 1.0, "m/s^2": 100.0, "g": 980.665}
 
 
@@ -91,13 +91,16 @@ def read_traces(file: h5py.File, keys: Sequence[str]) -> Traces:
     """
     datasets = [h5py.h5d.open(file.id, key.encode()) for key in keys]
     headers = [_header(file, key) for key in keys]
+    unit = _text(headers[0], b"units")  # the other components' too
+    scale = _cm_s2(unit)
+    corners = np.array([[_number(_text(header, name)) for name in _CORNERS] for header in headers])
     return Traces(
-        samples=tuple(map(_samples, datasets, headers)),
+        samples=tuple(_samples(dataset, scale) for dataset in datasets),
         fs_hz=tuple(float(_attribute(dataset, b"sampling_rate", np.float64)) for dataset in datasets),
         start_ns=tuple(int(_attribute(dataset, b"starttime", np.int64)) for dataset in datasets),
-        low_cut_hz=float(np.max([_number(header.get("low_cut_frequency_hz")) for header in headers])),
-        high_cut_hz=float(np.min([_number(header.get("high_cut_frequency_hz")) for header in headers])),
-        unit_known=all("units" in header for header in headers),
+        low_cut_hz=float(np.max(corners[:, 0])),
+        high_cut_hz=float(np.min(corners[:, 1])),
+        unit_known=unit != "",
     )
 
 
@@ -199,16 +202,20 @@ def _pieces(table: pd.DataFrame) -> list[int]:
     return numbers
 
 
-def _samples(dataset: h5py.h5d.DatasetID, header: Mapping[str, str]) -> np.ndarray:
-    """Samples (T) as stored or, where the header names another unit, in cm/s²."""
+def _samples(dataset: h5py.h5d.DatasetID, scale: float) -> np.ndarray:
     if dataset.rank != 1 or dataset.dtype.kind not in "fiu":
         raise ValueError(f"{dataset.rank}-dimensional {dataset.dtype} where a series of numbers is expected")
-    unit = header.get("units", "cm/s^2").lower()
-    if unit not in _CM_S2:
-        raise ValueError(f"unit {unit!r}, expected one of {', '.join(_CM_S2)}")
     samples = np.empty(dataset.shape, dataset.dtype)
     dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, samples)
-    return samples if _CM_S2[unit] == 1 else samples * _CM_S2[unit]
+    return samples if scale == 1 else samples * scale
+
+
+def _cm_s2(unit: str) -> float:
+    """What a unit is in cm/s², which is taken for granted where there is none."""
+    scale = _CM_S2.get(unit.lower() or "cm/s^2")
+    if scale is None:
+        raise ValueError(f"unit {unit!r}, expected one of {', '.join(_CM_S2)}")
+    return scale
 
 
 # h5py's own attributes take three times as long to read as these, and there are dozens of thousands of records.
@@ -224,31 +231,32 @@ def _attribute(place: h5py.h5g.GroupID, name: bytes, dtype: type, path: bytes = 
     return value[()]
 
 
-def _header(file: h5py.File, key: str) -> dict[str, str]:
-    """What the header of a trace says of it, without what is absent, empty or, as the service writes, `None`."""
+def _header(file: h5py.File, key: str) -> h5py.h5d.DatasetID | None:
+    """The header of a trace, None where there is none."""
     _, station, name = key.split("/")
     path = f"AuxiliaryData/Headers/{station.replace('.', '_')}/{name.split('__')[-1]}"
     try:
-        header = h5py.h5o.open(file.id, path.encode())
+        return h5py.h5o.open(file.id, path.encode())
     except KeyError:
-        return {}
-    texts = {field: _text(header, field.encode()) for field in _FIELDS}
-    return {field: text for field, text in texts.items() if text not in ("", "None")}
+        return None
 
 
-def _text(place: h5py.h5g.GroupID, name: bytes) -> str:
-    """An attribute as text, empty where it is absent."""
+def _text(header: h5py.h5d.DatasetID | None, name: bytes) -> str:
+    """What a header says, empty where it says nothing or, as the service writes, `None`."""
+    if header is None:
+        return ""
     try:
-        attribute = h5py.h5a.open(place, name)
+        attribute = h5py.h5a.open(header, name)
     except KeyError:
         return ""
     value: np.ndarray = np.empty(attribute.shape, attribute.dtype)
     attribute.read(value)
-    text = value[()]
-    return (text.decode(errors="replace") if isinstance(text, bytes) else str(text)).strip()
+    raw = value[()]
+    text = (raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)).strip()
+    return "" if text == "None" else text
 
 
-def _number(text: str | None) -> float:
+def _number(text: str) -> float:
     """A header's number, NaN where it is none."""
     try:
         return float(text or "nan")

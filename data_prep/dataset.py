@@ -24,6 +24,7 @@ from data_prep.files import sha256, write_json, write_npy, written_whole
 FORMAT = 2
 COMPONENTS = ("E", "N", "Z")
 PARTS = ("train", "val", "test")
+REPORT = "report.html"
 FILES = ("rejected.csv", *(f"{part}.{suffix}" for part in sorted(PARTS) for suffix in ("npy", "parquet")))
 _PACKAGES = ("h5py", "numpy", "pandas", "pyarrow", "scipy")
 _CHUNK = 256

@@ -19,11 +19,12 @@ def find_onset(wave_CT: np.ndarray, fs_hz: float) -> int:
     as the power rises fourfold there and stays up. Later splits leave out the record's first 5 %, or a taper there
     would pass for an onset.
     """
-    power = sum_of_squares(signal.sosfilt(_band(fs_hz), wave_CT - wave_CT[:, :1], axis=1))
     second = round(fs_hz)
+    start, onset = _live(wave_CT)[0], 0
+    after_taper = start + _taper(wave_CT.shape[1] - start, second)
+    end = int(ndimage.uniform_filter1d(sum_of_squares(wave_CT), second // 2).argmax()) + 1
+    power = sum_of_squares(signal.sosfilt(_band(fs_hz), wave_CT[:, :end] - wave_CT[:, :1], axis=1))
     smooth = ndimage.uniform_filter1d(power, second // 2)
-    start, onset, end = _live(wave_CT)[0], 0, int(smooth.argmax()) + 1
-    after_taper = start + _taper(power.size - start, second)
     while end - start > 2 * second:
         floored = np.maximum(power[start:end], max(_percentile(smooth[start:end], 5), NOTHING * power.max()))
         split = _least_aic(floored)

@@ -19,13 +19,12 @@ import pandas as pd
 
 from data_prep.archive import find_archives, index_archives
 from data_prep.command import Parser, run_command
-from data_prep.dataset import PARTS, new_folder, open_dataset, write_dataset
+from data_prep.dataset import PARTS, REPORT, new_folder, open_dataset, write_dataset
 from data_prep.files import sha256
 from data_prep.flatfile import MagnitudeRule, read_flatfile, with_magnitude
 from data_prep.parallel import in_order, warm_up
 from data_prep.process import WindowRule
 from data_prep.record import PrepareSettings
-from data_prep.report import REPORT, write_report
 from data_prep.selection import keep_best_processing, list_noise, match_records, select
 from data_prep.split import SplitSummary, describe, split
 from data_prep.windows import SENSOR, SOURCE, Runner, accepted, make_windows, with_source
@@ -96,7 +95,7 @@ def prepare(
     if workers < 1:
         raise ValueError(f"workers {workers}: at least 1 expected")
     if workers > 1 and ray_address is None:
-        warm_up("data_prep.record")
+        warm_up("data_prep.prepare")
     paths, noise_paths = find_archives(archives), find_archives(noise_files)
     if both := sorted(set(paths) & set(noise_paths)):
         raise ValueError(f"archive {both[0]}: given as earthquakes and as noise; give it once")
@@ -117,6 +116,8 @@ def prepare(
 
 def main() -> None:
     """Command line."""
+    from data_prep.report import write_report  # its figures would take half a second of every worker's start
+
     options = vars(_parser().parse_args())
     names = ("archives", "flatfile", "out", "workers", "ray")
     archives, flatfile, out, workers, ray = (options.pop(name) for name in names)

@@ -90,7 +90,7 @@ def resample(wave_CT: np.ndarray, fs_hz: float, new_fs_hz: float) -> np.ndarray:
 @lru_cache
 def _anti_alias(factor: int) -> np.ndarray:
     """Taps of `resample_poly`'s own filter, which it would design for every record again."""
-    return np.asarray(signal.firwin(20 * factor + 1, 1 / factor, window=("kaiser", 5.0)))
+    return signal.firwin(20 * factor + 1, 1 / factor, window=("kaiser", 5.0)).astype(np.float32)
 
 
 def low_pass(wave_CT: np.ndarray, fs_hz: float, pass_hz: float) -> np.ndarray:

@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from data_prep import page
-from data_prep.dataset import COMPONENTS, PARTS, Dataset, open_dataset
+from data_prep.dataset import COMPONENTS, PARTS, REPORT, Dataset, open_dataset
 from data_prep.doubts import Doubt, count_distinct, count_shared, find_doubts
 from data_prep.files import write_text
 from data_prep.page import Html, Number
 from data_prep.report_figures import SCALES, picture_of_window, pictures
 from data_prep.split import groups
 
-REPORT = "report.html"
 EXAMPLES = 8
 
 _CHUNK = 32
