@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 from safetensors.torch import save_file
@@ -96,7 +97,7 @@ def _write(
     weights = {key: value.contiguous() for key, value in generator.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
     write_json(folder / METRICS, metrics)
-    np.save(folder / SCALES, _scales(dataset))
+    save_file(_scales(dataset), folder / SCALES)
     shape = {"samples": dataset.samples, "fs_hz": dataset.fs_hz, "labels": dataset.labels}
     content = {"format": FORMAT, **shape, **asdict(config), "sha256": None}
     checksums = {name: sha256(folder / name) for name in (WEIGHTS, SCALES)} | {CONFIG: fingerprint(content)}
@@ -104,10 +105,14 @@ def _write(
     write_text(folder / CARD, _card(name, dataset, metrics))
 
 
-def _scales(dataset: PreparedDataset) -> np.ndarray:
-    """Standard deviations of the training windows in cm/s² (N, 3): what normalising took away."""
-    rows = pd.read_parquet(dataset.folder / "train.parquet", columns=[f"std_{c}_cm_s2" for c in "enz"])
-    return rows.to_numpy(np.float32)
+def _scales(dataset: PreparedDataset) -> dict[str, torch.Tensor]:
+    """Standard deviations of the training windows in cm/s² (N, 3) by label: what normalising took away."""
+    columns = [f"std_{component}_cm_s2" for component in "enz"]
+    rows = pd.read_parquet(dataset.folder / "train.parquet", columns=["label", *columns]).dropna()
+    return {
+        str(label): torch.tensor(some[columns].to_numpy(np.float32)).contiguous()
+        for label, some in rows.groupby("label")
+    }
 
 
 def _card(name: str, dataset: PreparedDataset, metrics: dict[str, Any]) -> str:
@@ -121,7 +126,7 @@ def _card(name: str, dataset: PreparedDataset, metrics: dict[str, Any]) -> str:
     return f"""# Generator of search `{name}`, trial {metrics["trial_id"]}
 
 Three-component accelerograms (E, N, Z), {dataset.samples} samples at {dataset.fs_hz:g} Hz, each normalised to mean 0
-and standard deviation 1; `scales.npy` holds the standard deviations of the training records in cm/s².
+and standard deviation 1; `scales.safetensors` holds the standard deviations of the training records in cm/s².
 
 | score (1 = as close as real data to themselves) | value |
 |---|---|

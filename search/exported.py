@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -18,11 +17,11 @@ CONFIG, WEIGHTS, METRICS, SCALES, CARD = (
     "config.json",
     "generator.safetensors",
     "metrics.json",
-    "scales.npy",
+    "scales.safetensors",
     "README.md",
 )
 # Format of the folder; a later one that differs gets the next number.
-FORMAT = 1
+FORMAT = 2
 REMEDY = "export it again with search/run.py --name NAME --resume"
 
 
@@ -64,6 +63,13 @@ def fingerprint(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load_scales(result: Path) -> torch.Tensor:
-    """Standard deviations in cm/s² to scale waveforms with, (N, 3)."""
-    return torch.from_numpy(np.load(result / BEST / SCALES, allow_pickle=False))
+def load_scales(result: Path, label: str) -> torch.Tensor:
+    """Standard deviations in cm/s² to scale waveforms of a label with, (N, 3).
+
+    Raises:
+        ValueError: the unit of no training record of that label was known.
+    """
+    scales = load_file(result / BEST / SCALES)
+    if label not in scales:
+        raise ValueError(f"{result}: its training records of {label} have no known unit; generate them normalised")
+    return scales[label]

@@ -27,12 +27,12 @@ def generated(result: Path, count: int, label: str, units: str, seed: int) -> It
     """Waveforms (B, 3, T) a batch at a time: z-scored, or scaled as one training record's components were, in cm/s².
 
     Raises:
-        ValueError: if the generator was not trained on that label.
+        ValueError: if the generator was not trained on that label, or not on records of known unit.
     """
     generator, config = load_best(result)
     if label not in config["labels"]:
         raise ValueError(f"{result} was trained on {' and '.join(config['labels'])} alone; it cannot generate {label}")
-    scales = load_scales(result)
+    scales = load_scales(result, label) if units == "cm/s2" else torch.ones(1, 3)
     rng = torch.Generator().manual_seed(seed)
     for start in range(0, count, BATCH):
         size = min(BATCH, count - start)
@@ -40,7 +40,7 @@ def generated(result: Path, count: int, label: str, units: str, seed: int) -> It
         wave = z_score(generator(latent, torch.full((size, 1), LABELS[label])))
         # The three scales belong together: their ratios are the record's H/V.
         scale = scales[torch.randint(len(scales), (size,), generator=rng)][..., None]
-        yield wave * scale if units == "cm/s2" else wave
+        yield wave * scale
 
 
 def write_array(batches: Iterator[Tensor], count: int, file: Path) -> None:

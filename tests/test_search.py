@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from ray import tune
 from rich.console import Console
 
+from data_prep.files import sha256
 from search import plan, session
 from search.config import preset, with_settings
 from search.exported import load_best
@@ -79,7 +80,7 @@ def test_a_search_leaves_what_the_contract_names(result):
         "config.json",
         "generator.safetensors",
         "metrics.json",
-        "scales.npy",
+        "scales.safetensors",
         "README.md",
     }
 
@@ -166,6 +167,32 @@ def test_physical_units_have_the_scales_of_one_training_record_each(result, prep
     assert distance.max() < 1e-3
 
 
+def test_noise_of_unknown_unit_is_learnt_and_generated_normalised(cluster, write_prepared, tmp_path):
+    data = write_prepared(tmp_path / "data")
+    for part in ("train", "val", "test"):
+        rows = pd.read_parquet(data / f"{part}.parquet")
+        quiet = rows.index % 3 == 0
+        rows.loc[quiet, ["label", "event_id"]] = ["noise", ""]
+        rows.loc[quiet, [f"std_{c}_cm_s2" for c in "enz"]] = np.nan
+        rows.to_parquet(data / f"{part}.parquet")
+    write_checksums(data)
+    folder, _, _ = search(tmp_path, data, "--num-samples", "1", "--max-epochs", "1", "--name", "both")
+    for label in ("noise", "earthquake"):
+        write_waveforms(folder, 4, tmp_path / f"{label}.npy", label=label)
+        assert np.isfinite(np.load(tmp_path / f"{label}.npy")).all()
+    write_waveforms(folder, 4, tmp_path / "scaled.npy", units="cm/s2")
+    assert np.isfinite(np.load(tmp_path / "scaled.npy")).all()
+    with pytest.raises(ValueError, match="records of noise have no known unit; generate them normalised"):
+        write_waveforms(folder, 4, tmp_path / "none.npy", label="noise", units="cm/s2")
+    assert not (tmp_path / "none.npy").exists()
+
+
+def write_checksums(data):
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["files"] = {name: sha256(data / name) for name in manifest["files"]}
+    (data / "manifest.json").write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -196,7 +223,7 @@ def test_a_folder_without_a_whole_export_is_refused(result, tmp_path, missing):
         load_best(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.json", "generator.safetensors", "scales.npy"])
+@pytest.mark.parametrize("name", ["config.json", "generator.safetensors", "scales.safetensors"])
 def test_an_export_with_one_changed_byte_is_refused(result, tmp_path, name):
     folder, _ = result
     (tmp_path / "best").mkdir()
