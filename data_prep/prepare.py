@@ -119,9 +119,8 @@ def main() -> None:
     from data_prep.report import write_report  # its figures would take half a second of every worker's start
 
     options = vars(_parser().parse_args())
-    names = ("archives", "flatfile", "out", "workers", "ray")
-    archives, flatfile, out, workers, ray = (options.pop(name) for name in names)
-    noise_files = options.pop("noise")
+    archives, flatfile, out, workers = (options.pop(name) for name in ("archives", "flatfile", "out", "workers"))
+    noise_files, ray = options.pop("noise", None), options.pop("ray", None)
     settings = PrepareSettings(**options, noise=noise_files is not None)
     summary = prepare(archives, flatfile, out, settings, noise_files or (), workers, ray)
     if not summary.report.exists():
@@ -147,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--magnitude", choices=get_args(MagnitudeRule), default=default.magnitude, help="may Ml fill a blank Mw?")
     add("--window", choices=get_args(WindowRule), default=default.window, help="cut from P, or short records whole")
     text = "add noise windows: from before P, and from these archives of ambient noise"
-    add("--noise", nargs="*", metavar="FILE", help=text)
+    add("--noise", nargs="*", metavar="FILE", default=argparse.SUPPRESS, help=text)
     add("--fs-hz", type=float, default=default.fs_hz, help="sampling rate of the windows, Hz")
     add("--window-s", type=float, default=default.window_s, help="length of the windows, seconds")
     add("--min-snr", type=float, default=default.min_snr, help="reject what rises less above its noise")
@@ -155,7 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--min-energy-kept", type=float, default=default.min_energy_kept, help=text)
     add("--block-km", type=float, default=default.block_km, help="places this close go into one part of the split")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; the result is the same")
-    add("--ray", metavar="ADDRESS", help="work on this Ray cluster instead (auto: the one this machine is part of)")
+    text = "work on this Ray cluster instead, which sees the same files (auto: the one this machine is part of)"
+    add("--ray", metavar="ADDRESS", default=argparse.SUPPRESS, help=text)
     add("--seed", type=int, default=default.seed, help="of the split into train, val and test")
     return parser
 

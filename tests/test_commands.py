@@ -127,7 +127,10 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("script", ["search/run.py", "search/generate.py", "data_prep/prepare.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["search/run.py", "search/generate.py", "data_prep/prepare.py", "data_prep/download.py", "tests/bench/prepare.py"],
+)
 def test_help_is_for_newcomers(script):
     done = call(script, "--help")
     assert done.returncode == 0
