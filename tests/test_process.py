@@ -38,7 +38,19 @@ def test_resampling_agrees_with_obspy_in_the_band_both_carry(fs_hz, new_hz):
         reference.append(trace.resample(new_hz, window=None).data)
     ours = process.resample(wave, fs_hz, new_hz)
     assert ours.shape == (3, 40 * new_hz)
-    np.testing.assert_allclose(ours, np.array(reference), atol=5e-3 * np.abs(wave).max())
+    np.testing.assert_allclose(ours, np.array(reference), atol=1e-3 * np.abs(wave).max())
+
+
+@pytest.mark.parametrize(("fs_hz", "new_hz"), [(100, 200), (125, 200), (250, 200), (200, 50)])
+@pytest.mark.parametrize(("share", "kept"), [(0.1, True), (0.5, True), (0.8, True), (1.0, False), (1.2, False)])
+def test_resampling_leaves_the_band_as_it_is_and_neither_image_nor_alias(fs_hz, new_hz, share, kept):
+    frequency_hz = share * min(fs_hz, new_hz) / 2
+    if frequency_hz >= fs_hz / 2:
+        pytest.skip("no record holds that frequency")
+    old, new = np.arange(40 * fs_hz) / fs_hz, np.arange(40 * new_hz) / new_hz
+    ours = process.resample(np.sin(2 * np.pi * frequency_hz * old)[None], fs_hz, new_hz)[0]
+    expected = kept * np.sin(2 * np.pi * frequency_hz * new)
+    np.testing.assert_allclose(ours[new_hz:-new_hz], expected[new_hz:-new_hz], atol=1e-3)
 
 
 def test_rates_without_a_simple_ratio_are_refused():
