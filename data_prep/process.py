@@ -13,7 +13,7 @@ import numpy as np
 from scipy import fft, signal
 
 from data_prep.checks import UnusableError
-from data_prep.onset import find_onset, signal_to_noise, sum_of_squares
+from data_prep.onset import signal_to_noise, sum_of_squares
 
 WindowRule = Literal["onset", "whole"]
 
@@ -117,8 +117,8 @@ def _low_pass_kernel(fs_hz: float, pass_hz: float) -> tuple[np.ndarray, int, int
     return fft.rfft(kernel, block).astype(np.complex64), kernel.size, block
 
 
-def cut(wave_CT: np.ndarray, fs_hz: float, samples: int, rule: WindowRule) -> Window:
-    """Cut, pad and normalise one window of `samples` from a detrended record.
+def cut(wave_CT: np.ndarray, fs_hz: float, samples: int, rule: WindowRule, onset: int) -> Window:
+    """Cut, pad and normalise one window of `samples` from a detrended record whose P wave begins at sample `onset`.
 
     `onset`: from 5 s (at most an eighth of the window) before the onset of P, or from as little as 1 s before it where
     the shaking would not fit otherwise; `whole`: the record from its start, refused where it is longer than the
@@ -131,7 +131,6 @@ def cut(wave_CT: np.ndarray, fs_hz: float, samples: int, rule: WindowRule) -> Wi
     length = wave_CT.shape[1]
     if rule == "whole" and length > samples:
         raise UnusableError("longer than the window", f"{length / fs_hz:.1f} s, the window {samples / fs_hz:g} s")
-    onset = find_onset(wave_CT, fs_hz)
     snr, noise = signal_to_noise(wave_CT, fs_hz, onset)
     # Noise lasts as long as the recorder runs: only what exceeds it counts as the earthquake's energy.
     energy = np.cumsum(np.append(0, sum_of_squares(wave_CT) - noise))

@@ -16,6 +16,7 @@ from data_prep.archive import COMPONENTS, Traces, read_traces
 from data_prep.checks import UnusableError
 from data_prep.duplicates import signature
 from data_prep.flatfile import MagnitudeRule
+from data_prep.onset import find_onset
 from data_prep.process import Window, WindowRule
 from data_prep.split import BLOCK_KM
 
@@ -134,41 +135,45 @@ def slowest_hz(fs_hz: float) -> float:
 
 
 def _earthquake(traces: Traces, job: Job) -> list[Prepared]:
-    settings = job.settings
-    wave_CT = _processed(process.stack(traces.samples, traces.fs_hz, traces.start_ns), traces, job)
-    window = process.cut(wave_CT, settings.fs_hz, settings.samples, settings.window)
+    settings, fs_hz = job.settings, job.settings.fs_hz
+    sound_CT = _sound(process.stack(traces.samples, traces.fs_hz, traces.start_ns), traces, job)
+    # Before any filter without phase has moved some of P ahead of its onset.
+    onset = round(find_onset(sound_CT, traces.fs_hz[0]) * fs_hz / traces.fs_hz[0])
+    wave_CT = _filtered(sound_CT, traces, job)
+    window = process.cut(wave_CT, fs_hz, settings.samples, settings.window, onset)
     if not window.snr >= settings.min_snr:
         raise UnusableError("noisy", f"signal-to-noise ratio {window.snr:.4g}, at least {settings.min_snr:g} needed")
     if window.energy_kept < settings.min_energy_kept:
         share = f"{window.energy_kept:.0%} of the energy is inside the window"
         raise UnusableError("energy outside", f"{share}, at least {settings.min_energy_kept:.0%} needed")
-    quiet = []
-    if settings.noise:
-        quiet = noise.before_event(wave_CT, settings.fs_hz, settings.samples, window, settings.min_snr)
+    quiet = noise.before_event(wave_CT, fs_hz, settings.samples, window, settings.min_snr) if settings.noise else []
     return [_row(window, "earthquake", traces, job), *(_row(part, noise.LABEL, traces, job) for part in quiet)]
 
 
 def _ambient_noise(traces: Traces, job: Job) -> list[Prepared]:
     settings = job.settings
     traces = noise.common_time(traces, settings.window_s)
-    wave_CT = _processed(np.stack(traces.samples), traces, job)
+    wave_CT = _filtered(_sound(np.stack(traces.samples), traces, job), traces, job)
     windows = noise.quiet_windows(wave_CT, settings.fs_hz, settings.samples, settings.min_snr)
     if not windows:
         raise UnusableError("earthquake inside", "the noise rises like an earthquake in every window")
     return [_row(window, noise.LABEL, traces, job) for window in windows]
 
 
-def _processed(wave_CT: np.ndarray, traces: Traces, job: Job) -> np.ndarray:
-    """Check, detrend, resample and low-pass: the same for earthquakes and noise."""
-    fs_hz, settings = traces.fs_hz[0], job.settings
-    if fs_hz < slowest_hz(settings.fs_hz):
-        slow = f"sampled at {fs_hz:g} Hz, at least {slowest_hz(settings.fs_hz):g} Hz needed"
-        raise UnusableError("sampled slowly", slow)
+def _sound(wave_CT: np.ndarray, traces: Traces, job: Job) -> np.ndarray:
+    """Check and detrend: the same for earthquakes and noise, as is `_filtered`."""
+    fs_hz, least_hz = traces.fs_hz[0], slowest_hz(job.settings.fs_hz)
+    if fs_hz < least_hz:
+        raise UnusableError("sampled slowly", f"sampled at {fs_hz:g} Hz, at least {least_hz:g} Hz needed")
     checks.check(wave_CT, fs_hz, MOST_COUNTS if job.ambient else checks.MOST_CM_S2)
     wave_CT = process.detrend(wave_CT)
     checks.check_glitch(wave_CT, fs_hz)
-    wave_CT = process.resample(wave_CT, fs_hz, settings.fs_hz)
-    return wave_CT if job.pass_hz is None else process.low_pass(wave_CT, settings.fs_hz, job.pass_hz)
+    return wave_CT
+
+
+def _filtered(wave_CT: np.ndarray, traces: Traces, job: Job) -> np.ndarray:
+    wave_CT = process.resample(wave_CT, traces.fs_hz[0], job.settings.fs_hz)
+    return wave_CT if job.pass_hz is None else process.low_pass(wave_CT, job.settings.fs_hz, job.pass_hz)
 
 
 def _row(window: Window, label: str, traces: Traces, job: Job) -> Prepared:

@@ -5,6 +5,11 @@ from scipy import ndimage, signal
 
 from data_prep import process
 from data_prep.checks import UnusableError
+from data_prep.onset import find_onset
+
+
+def cut(wave, fs_hz, samples, rule):
+    return process.cut(wave, fs_hz, samples, rule, find_onset(wave, fs_hz))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +94,7 @@ def test_low_pass_keeps_its_band_and_nothing_above(frequency_hz, gain):
     [(30, 8, 3.75), (40, 8, 5.0), (20, 8, 2.5), (30, 2, 2.0)],
 )
 def test_an_onset_window_begins_an_eighth_of_it_before_p(make_quake, window_s, onset_s, expected_onset_s):
-    window = process.cut(make_quake(seconds=90.0, onset_s=onset_s), 100.0, window_s * 100, "onset")
+    window = cut(make_quake(seconds=90.0, onset_s=onset_s), 100.0, window_s * 100, "onset")
     assert window.wave.shape == (3, window_s * 100)
     assert (window.onset - window.start) / 100 == pytest.approx(expected_onset_s, abs=0.1)
     assert window.n_valid == window_s * 100
@@ -99,7 +104,7 @@ def test_an_onset_window_begins_an_eighth_of_it_before_p(make_quake, window_s, o
 def test_the_lead_shrinks_to_a_second_before_shaking_is_lost(make_quake):
     wave = make_quake(seconds=90.0, onset_s=20.0)
     wave[:, 2000:] = np.random.default_rng(0).standard_normal((3, 7000)) * np.exp(-np.arange(7000) / 3000)
-    window = process.cut(wave, 100.0, 2000, "onset")
+    window = cut(wave, 100.0, 2000, "onset")
     assert (window.onset - window.start) / 100 == pytest.approx(1.0, abs=0.1)
     energy = (wave[:, 1900:3900] ** 2).sum() / (wave**2).sum()
     assert window.energy_kept == pytest.approx(energy, abs=0.02)
@@ -109,7 +114,7 @@ def test_exact_silence_before_the_shock_is_no_trouble(make_quake):
     wave = make_quake(seconds=60.0, onset_s=20.0)
     wave[:, :2000] = 0
     wave[:, 0] = 1e-3  # so that the silence is no padding
-    window = process.cut(wave, 100.0, 4000, "onset")
+    window = cut(wave, 100.0, 4000, "onset")
     assert (window.onset - window.start) / 100 == pytest.approx(5.0, abs=0.1)
     assert window.energy_kept == pytest.approx(1, abs=1e-4)
     assert np.isfinite(window.snr)
@@ -117,7 +122,7 @@ def test_exact_silence_before_the_shock_is_no_trouble(make_quake):
 
 def test_a_short_record_is_tapered_and_padded_at_its_end(make_quake):
     wave = make_quake(seconds=30.0, onset_s=3.0) + 1
-    window = process.cut(wave, 100.0, 4000, "whole")
+    window = cut(wave, 100.0, 4000, "whole")
     restored = window.wave * window.std[:, None] + window.mean[:, None]
     assert window.n_valid == 3000
     assert window.energy_kept == 1
@@ -128,12 +133,12 @@ def test_a_short_record_is_tapered_and_padded_at_its_end(make_quake):
 
 def test_a_record_longer_than_the_window_is_no_whole_window(make_quake):
     with pytest.raises(UnusableError, match=r"40\.0 s, the window 30 s"):
-        process.cut(make_quake(), 100.0, 3000, "whole")
+        cut(make_quake(), 100.0, 3000, "whole")
 
 
 @pytest.mark.parametrize("samples", [3000, 6000])
 def test_each_component_is_z_scored_over_all_samples_padding_included(make_quake, samples):
-    window = process.cut(make_quake() * np.array([[1], [5], [0.01]]), 100.0, samples, "onset")
+    window = cut(make_quake() * np.array([[1], [5], [0.01]]), 100.0, samples, "onset")
     assert window.wave.dtype == np.float32
     np.testing.assert_allclose(window.wave.astype(float).mean(axis=1), 0, atol=1e-6)
     np.testing.assert_allclose(window.wave.astype(float).std(axis=1), 1, atol=1e-6)
