@@ -18,6 +18,7 @@ import pandas as pd
 from data_prep.flatfile import IDENTITY
 
 COMPONENTS = ("E", "N", "Z")
+MOST_SAMPLES = 50_000_000  # three days at 200 Hz
 PROCESSING_RANK = {"mp": 0, "ap": 1, "cv": 2, "": 3}  # manual, automatic, converted only, unknown
 _SUFFIXES = (".h5", ".hdf5", ".asdf")
 _KEY = re.compile(
@@ -104,28 +105,31 @@ def read_traces(file: h5py.File, keys: Sequence[str]) -> Traces:
     )
 
 
-def read_rates(path: Path, keys: Sequence[str]) -> list[float]:
-    """Sampling rates of datasets in Hz, NaN for what cannot be read (the record is rejected when prepared)."""
+def read_rates(path: Path, keys: Sequence[str], least_s: float) -> list[float]:
+    """Sampling rates of datasets in Hz, NaN for what cannot be read or is too short: rejected when prepared."""
     try:
         with h5py.File(path, "r") as file:
-            return [_rate(file, key) for key in keys]
+            return [_rate(file, key, least_s) for key in keys]
     except OSError:
         return [float("nan")] * len(keys)
 
 
-def _rate(file: h5py.File, key: str) -> float:
+def _rate(file: h5py.File, key: str, least_s: float) -> float:
     try:
-        return float(_attribute(file.id, b"sampling_rate", np.float64, key.encode()))
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+        dataset = h5py.h5d.open(file.id, key.encode())
+        rate = float(_attribute(dataset, b"sampling_rate", np.float64))
+        return rate if dataset.shape[0] >= least_s * rate else float("nan")
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError):
         return float("nan")
 
 
 def _expand(source: str) -> list[Path]:
     path = Path(source)
     if path.is_dir():
-        found = [file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES]
+        found = [file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.name[0] != "."]
     else:
         found = [path] if path.exists() else [Path(name) for name in glob.glob(source)]
+    found = [file for file in found if file.is_file()]
     if not found:
         raise ValueError(f"archive {source}: no such file, folder of {'/'.join(_SUFFIXES)} files or match; check it")
     return found
@@ -152,6 +156,8 @@ def _station(path: Path, stations: h5py.Group, station: str) -> Iterator[dict[st
     try:
         group = stations[station]
         names = [name for name in group if name != "StationXML"] if isinstance(group, h5py.Group) else None
+        if names and not all(isinstance(name, str) for name in names):
+            raise UnicodeError("it holds a name that is not UTF-8")
     except (OSError, RuntimeError, KeyError, UnicodeError) as error:
         yield _damaged(path, f"Waveforms/{station} is damaged ({' '.join(str(error).split())}); download it again")
         return
@@ -193,11 +199,12 @@ def _pieces(table: pd.DataFrame) -> list[int]:
     now, number, until, axes = -1, 0, "", set[str]()
     columns = (table[name].tolist() for name in ("axis", "start", "end"))
     for of, axis, start, end in zip(record, *columns, strict=True):
-        if of != now or axis in axes or start > until:
+        if of != now or (axis != "other" and (axis in axes or start > until)):
             number = number + 1 if of == now else 0
             now, until, axes = of, end, set()
-        until = min(until, end)
-        axes.add(axis)
+        if axis != "other":
+            until = min(until, end)
+            axes.add(axis)
         numbers.append(number)
     return numbers
 
@@ -205,6 +212,8 @@ def _pieces(table: pd.DataFrame) -> list[int]:
 def _samples(dataset: h5py.h5d.DatasetID, scale: float) -> np.ndarray:
     if dataset.rank != 1 or dataset.dtype.kind not in "fiu":
         raise ValueError(f"{dataset.rank}-dimensional {dataset.dtype} where a series of numbers is expected")
+    if dataset.shape[0] > MOST_SAMPLES:
+        raise ValueError(f"{dataset.shape[0]} samples, more than any record has")
     samples = np.empty(dataset.shape, dataset.dtype)
     dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, samples)
     return samples if scale == 1 else samples * scale
@@ -219,9 +228,9 @@ def _cm_s2(unit: str) -> float:
 
 
 # h5py's own attributes take three times as long to read as these, and there are dozens of thousands of records.
-def _attribute(place: h5py.h5g.GroupID, name: bytes, dtype: type, path: bytes = b".") -> Any:
+def _attribute(place: h5py.h5g.GroupID, name: bytes, dtype: type) -> Any:
     """A number of an object's attributes."""
-    attribute = h5py.h5a.open(place, name, obj_name=path)
+    attribute = h5py.h5a.open(place, name)
     if attribute.shape:
         raise ValueError(f"{name.decode()} has shape {attribute.shape}, one number expected")
     if attribute.dtype.kind not in "fiu":
@@ -257,8 +266,9 @@ def _text(header: h5py.h5d.DatasetID | None, name: bytes) -> str:
 
 
 def _number(text: str) -> float:
-    """A header's number, NaN where it is none."""
+    """A header's frequency, NaN where it is none."""
     try:
-        return float(text or "nan")
+        number = float(text or "nan")
     except ValueError:
         return float("nan")
+    return number if 0 < number < np.inf else float("nan")

@@ -22,6 +22,7 @@ _CLIPPED = 5  # samples in a row at the extreme
 _STRAIGHT = 5e-7  # second difference of a straight line, of a component's range
 _STRAIGHT_S = 0.3
 _NEAR_S = 0.1
+_ROUNDING, _DEAD = 1e-6, 1e-3
 
 
 def check(wave_CT: np.ndarray, fs_hz: float, most: float = MOST_CM_S2) -> None:
@@ -45,12 +46,17 @@ def check(wave_CT: np.ndarray, fs_hz: float, most: float = MOST_CM_S2) -> None:
             raise UnusableError("straight line", f"{name} is drawn with straight lines for {drawn_s:.1f} s")
 
 
-def check_glitch(wave_CT: np.ndarray, fs_hz: float) -> None:
-    """Raise `UnusableError` for a detrended record with a spike in one component.
+def check_detrended(wave_CT: np.ndarray, largest_C: np.ndarray, fs_hz: float) -> None:
+    """Raise `UnusableError` for a detrended record with a dead component, or one with a spike in it.
 
-    No ground motion peaks six times higher in one direction than, within a second of it, in both others.
+    Dead: nothing is left of it but rounding (`largest_C` is what it reached before), or a thousandth of another. Spike:
+    no ground motion peaks six times higher in one direction than, within a second of it, in both others.
     """
     size_CT = np.abs(wave_CT)
+    peak_C = size_CT.max(axis=1)
+    for name, peak, largest in zip("ENZ", peak_C, largest_C, strict=True):
+        if peak <= _ROUNDING * largest or peak < _DEAD * peak_C.max():
+            raise UnusableError("constant", f"{name} moves {peak:.2g} cm/s² at most, another {peak_C.max():.2g}")
     for component, peak in enumerate(size_CT.argmax(axis=1)):
         around = size_CT[:, max(0, peak - round(fs_hz)) : peak + round(fs_hz)].max(axis=1)
         highest = around[component]

@@ -5,7 +5,6 @@ samples; `train.parquet`, ... hold a row a window; `rejected.csv` a row a record
 """
 
 import fcntl
-import glob
 import json
 import platform
 import shutil
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data_prep.files import sha256, write_json, write_npy, written_whole
+from data_prep.files import left_behind, sha256, write_json, write_npy, written_whole
 
 FORMAT = 2
 COMPONENTS = ("E", "N", "Z")
@@ -160,7 +159,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         ValueError: the folder cannot be created there, or another run is making it.
     """
-    path = path.absolute()
+    path = path.resolve()
     absent = [parent for parent in path.parents if not parent.exists()]
     try:
         _make(path.parent, path)
@@ -183,8 +182,8 @@ def _alone(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{path}: another process is making it; wait for it or choose another folder") from None
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial*"):
-            shutil.rmtree(left)
+        for left in left_behind(path):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
             yield
         finally:

@@ -57,6 +57,7 @@ def find_doubts(rows: pd.DataFrame, signals: pd.DataFrame, of_split: Sequence[st
     yield from _doubts_of_events(quakes)
     yield from _doubts_of_amplitude(quakes)
     yield from _doubts_of_metadata(quakes)
+    yield from _doubts_of_labels(rows)
     for warning in of_split:
         found, _, remedy = warning.rpartition("; ")
         yield Doubt(True, f"Split: {found or remedy}", f"To mend it: {remedy}." if found else "")
@@ -123,3 +124,10 @@ def count_shared(rows: pd.DataFrame, column: str) -> int:
 def count_distinct(names: pd.Series) -> int:
     """How many names there are, blank ones aside."""
     return names[names != ""].nunique()
+
+
+def _doubts_of_labels(rows: pd.DataFrame) -> Iterator[Doubt]:
+    padded = (rows["label"] == "earthquake") & (rows["n_valid"] < rows["samples"])
+    if padded.any() and (rows["label"] == "noise").any():
+        text = "Noise is never padded: zeros at the end tell the classes apart. Choose shorter windows, --window-s."
+        yield Doubt(True, f"{padded.sum():,} earthquake windows end in padding, and no noise does", text)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,12 @@ def written_whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside)
         else:
             aside.unlink(missing_ok=True)
+
+
+def left_behind(path: Path) -> list[Path]:
+    """The temporary neighbours of `path` that `written_whole` had no time to remove."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.partial{re.escape(path.suffix)}")
+    return [neighbour for neighbour in path.parent.iterdir() if name.fullmatch(neighbour.name)]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -86,7 +86,10 @@ def _read(path: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig") as file:
             header = file.readline()
         separator = max(";,\t", key=header.count)
-        raw = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            raw = pd.read_csv(
+                file, sep=separator, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False
+            ).fillna("")
     except FileNotFoundError:
         raise ValueError(f"flatfile {path}: no such file; give ITACA's or ESM's flatfile") from None
     except UnicodeDecodeError as error:
@@ -95,6 +98,11 @@ def _read(path: Path) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"flatfile {path}: not a table of text ({reason}); `;`, `,` or tabs expected") from None
+    raw = raw[(raw != "").any(axis=1)]
+    over_lines = raw.apply(lambda column: column.str.contains("\n", regex=False)).any(axis=1)
+    if over_lines.any():
+        at = int(over_lines.idxmax()) + 1
+        raise ValueError(f"flatfile {path}: a quotation mark opened in line {at} is not closed there; remove it")
     if len(raw) < 2:
         raise ValueError(f"flatfile {path}: one line and no record below it; ask the service again")
     return raw
@@ -116,7 +124,7 @@ def _columns(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
                 f'flatfile {path}: no column "{" or ".join(spellings)}" among {", ".join(header[:12])}...; '
                 "give ITACA's or ESM's flatfile with that column"
             )
-    table = raw.iloc[1:, list(found.values())].reset_index(drop=True).apply(lambda column: column.str.strip())
+    table = raw.iloc[1:, list(found.values())].apply(lambda column: column.str.strip())
     table.columns = pd.Index(found)
     table.attrs["spelling"] = {ours: header[at] for ours, at in found.items()}
     return table
@@ -144,8 +152,8 @@ def _times(text: pd.Series) -> pd.Series:
 
 
 def _line(table: pd.DataFrame, path: Path) -> pd.Series:
-    """Where each row stands: the header is line 1."""
-    return f"{path.name} line " + (table.index + 2).astype(str).to_series(table.index)
+    """Where each row stands in the file."""
+    return f"{path.name} line " + (table.index + 1).astype(str).to_series(table.index)
 
 
 def _one_row_a_record(table: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,9 @@ from data_prep.checks import UnusableError
 from data_prep.process import Window
 
 LABEL = "noise"
+LEAST_SNR = 3.0  # of an onset that makes an earthquake of noise
+LOUDEST = 3.0  # amplitude of a window over that of the quietest tenth: more is an earthquake's coda
+CODA_S = 120.0  # after an earthquake's window, at its station
 
 
 def common_time(traces: Traces, seconds: float) -> Traces:
@@ -25,7 +28,7 @@ def common_time(traces: Traces, seconds: float) -> Traces:
         UnusableError: they share less than `seconds`, or a component is shorter by itself.
     """
     fs_hz = traces.fs_hz[0]
-    if len(set(traces.fs_hz)) > 1 or not fs_hz > 0:
+    if len(set(traces.fs_hz)) > 1 or not 0 < fs_hz < np.inf:
         raise UnusableError("sampling rate", f"components at {', '.join(f'{fs:g}' for fs in traces.fs_hz)} Hz")
     late = max(traces.start_ns)
     skip = [round((late - start) / 1e9 * fs_hz) for start in traces.start_ns]
@@ -40,17 +43,19 @@ def common_time(traces: Traces, seconds: float) -> Traces:
     return replace(traces, samples=parts, start_ns=(late,) * len(parts))
 
 
-def quiet_windows(wave_CT: np.ndarray, fs_hz: float, samples: int, least_snr: float) -> list[Window]:
-    """Cut a quiet stretch into windows one after another, but for those in which an earthquake begins."""
-    starts = range(0, wave_CT.shape[1] - samples + 1, samples)
+def quiet_windows(wave_CT: np.ndarray, fs_hz: float, samples: int) -> list[Window]:
+    """Cut a quiet stretch into windows one after another, but for those with an earthquake's beginning or coda."""
+    power = onset.band_power(wave_CT, fs_hz)
+    seconds = power[: power.size // round(fs_hz) * round(fs_hz)].reshape(-1, round(fs_hz)).mean(axis=1)
+    most = LOUDEST**2 * np.percentile(seconds, 10)
     return [
         _window(wave_CT[:, start : start + samples], start)
-        for start in starts
-        if not _has_onset(wave_CT[:, start : start + samples], fs_hz, least_snr)
+        for start in range(0, wave_CT.shape[1] - samples + 1, samples)
+        if power[start : start + samples].mean() <= most and not _has_onset(wave_CT[:, start : start + samples], fs_hz)
     ]
 
 
-def before_event(wave_CT: np.ndarray, fs_hz: float, samples: int, event: Window, least_snr: float) -> list[Window]:
+def before_event(wave_CT: np.ndarray, fs_hz: float, samples: int, event: Window) -> list[Window]:
     """Quiet windows of an earthquake's record that end where the window of the earthquake begins, or before.
 
     Zeros and taper at the record's start are left out.
@@ -59,12 +64,15 @@ def before_event(wave_CT: np.ndarray, fs_hz: float, samples: int, event: Window,
     if event.start - first < samples:
         return []
     first = event.start - (event.start - first) // samples * samples
-    windows = quiet_windows(wave_CT[:, first : event.start], fs_hz, samples, least_snr)
+    windows = quiet_windows(wave_CT[:, first : event.start], fs_hz, samples)
     return [replace(window, start=window.start + first) for window in windows]
 
 
 def overlapping(rows: pd.DataFrame, seconds: float) -> pd.Series:
-    """Which noise windows share time with a window of an earthquake at the same station; starts in `start_ns`."""
+    """Which noise windows share time with a window of an earthquake at the same station, or follow it within 2 min.
+
+    Starts are in `start_ns`, `seconds` is the length of the windows.
+    """
     shared = pd.Series(False, index=rows.index)
     for _, station in rows.groupby(["network", "station"]):
         noise = station["label"] == LABEL
@@ -72,9 +80,8 @@ def overlapping(rows: pd.DataFrame, seconds: float) -> pd.Series:
         if noise.any() and starts.size:
             begin = station.loc[noise, "start_ns"].to_numpy()
             length = round(seconds * 1e9)
-            shared[noise[noise].index] = np.searchsorted(starts, begin + length) > np.searchsorted(
-                starts, begin - length, side="right"
-            )
+            first = np.searchsorted(starts, begin - length - round(CODA_S * 1e9), side="right")
+            shared[noise[noise].index] = np.searchsorted(starts, begin + length) > first
     return shared
 
 
@@ -84,6 +91,6 @@ def _window(wave_CT: np.ndarray, start: int) -> Window:
     return Window(wave, mean, std, peak, start, onset=None, snr=np.nan, n_valid=wave.shape[1], energy_kept=np.nan)
 
 
-def _has_onset(wave_CT: np.ndarray, fs_hz: float, least_snr: float) -> bool:
+def _has_onset(wave_CT: np.ndarray, fs_hz: float) -> bool:
     first = onset.find_onset(wave_CT, fs_hz)
-    return first > 0 and onset.signal_to_noise(wave_CT, fs_hz, first)[0] >= least_snr
+    return first > 0 and onset.signal_to_noise(wave_CT, fs_hz, first)[0] >= LEAST_SNR

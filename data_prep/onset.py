@@ -23,7 +23,7 @@ def find_onset(wave_CT: np.ndarray, fs_hz: float) -> int:
     start, onset = _live(wave_CT)[0], 0
     after_taper = start + _taper(wave_CT.shape[1] - start, second)
     end = int(ndimage.uniform_filter1d(sum_of_squares(wave_CT), second // 2).argmax()) + 1
-    power = sum_of_squares(signal.sosfilt(_band(fs_hz), wave_CT[:, :end] - wave_CT[:, :1], axis=1))
+    power = band_power(wave_CT[:, :end], fs_hz)
     smooth = ndimage.uniform_filter1d(power, second // 2)
     while end - start > 2 * second:
         floored = np.maximum(power[start:end], max(_percentile(smooth[start:end], 5), NOTHING * power.max()))
@@ -57,6 +57,11 @@ def untapered(wave_CT: np.ndarray, fs_hz: float) -> tuple[int, int]:
     start, end = _live(wave_CT)
     taper = _taper(end - start, round(fs_hz))
     return start + taper, end - taper
+
+
+def band_power(wave_CT: np.ndarray, fs_hz: float) -> np.ndarray:
+    """Power of the three components together between 1 and 20 Hz, (T)."""
+    return sum_of_squares(signal.sosfilt(_band(fs_hz), wave_CT - wave_CT[:, :1], axis=1))
 
 
 def sum_of_squares(wave_CT: np.ndarray) -> np.ndarray:

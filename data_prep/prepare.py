@@ -8,7 +8,7 @@ folder appears whole or not at all; the same command again finds it there and do
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -100,9 +100,9 @@ def prepare(
     if both := sorted(set(paths) & set(noise_paths)):
         raise ValueError(f"archive {both[0]}: given as earthquakes and as noise; give it once")
     with ThreadPoolExecutor() as threads:  # hashing goes on beside the reading
-        fingerprints = threads.map(_fingerprint, [*paths, *noise_paths, flatfile])
+        fingerprints = threads.map(_fingerprint, *zip(*_roles(paths, noise_paths, flatfile), strict=True))
         table = _candidates(paths, noise_paths, flatfile, settings)
-        inputs = list(fingerprints)
+        inputs = sorted(fingerprints, key=lambda file: (file["role"], file["name"], file["sha256"]))
     manifest = _existing(out, settings, inputs)
     if manifest is not None:
         return PreparedSummary(out, manifest, made=False)
@@ -170,8 +170,14 @@ def _candidates(
     return pd.concat([table, list_noise(index_archives(noise_paths))], ignore_index=True) if noise_paths else table
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+def _roles(paths: Sequence[Path], noise_paths: Sequence[Path], flatfile: Path) -> Iterator[tuple[str, Path]]:
+    yield from (("archive", path) for path in paths)
+    yield from (("noise", path) for path in noise_paths)
+    yield "flatfile", flatfile
+
+
+def _fingerprint(role: str, path: Path) -> dict[str, Any]:
+    return {"role": role, "name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _existing(out: Path, settings: PrepareSettings, inputs: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -181,7 +187,7 @@ def _existing(out: Path, settings: PrepareSettings, inputs: list[dict[str, Any]]
     if not (out / "manifest.json").is_file():
         raise ValueError(f"--out {out}: exists and is no prepared dataset; choose another folder")
     manifest = dict(open_dataset(out).manifest)
-    if (manifest["settings"], manifest["inputs"]) != (asdict(settings), inputs):
+    if (manifest.get("settings"), manifest.get("inputs")) != (asdict(settings), inputs):
         raise ValueError(
             f"--out {out}: holds a dataset of other inputs or settings; remove it or choose another folder"
         )
@@ -200,6 +206,7 @@ def _write(
     scratch = folder / "scratch"
     made = make_windows(table, settings, scratch, run, progress)
     rows = accepted(made.rows, "prepared")
+    accepted(made.rows[made.rows["label"] == "earthquake"], "prepared")
     part = split(rows, settings.seed, settings.block_km)
     lost = pd.concat([with_source(table), made.rows], ignore_index=True)
     lost = lost[lost["kind"] != ""]

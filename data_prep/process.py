@@ -43,7 +43,7 @@ class Window:
 
 def stack(samples: Sequence[np.ndarray], fs_hz: Sequence[float], start_ns: Sequence[int]) -> np.ndarray:
     """Stack three components of one record, (C, T); `UnusableError` unless rate, start and length agree."""
-    if len(set(fs_hz)) > 1 or not fs_hz[0] > 0:
+    if len(set(fs_hz)) > 1 or not 0 < fs_hz[0] < np.inf:
         raise UnusableError("sampling rate", f"components at {', '.join(f'{fs:g}' for fs in fs_hz)} Hz")
     apart_s = (max(start_ns) - min(start_ns)) / 1e9
     if apart_s > 0.5 / fs_hz[0]:

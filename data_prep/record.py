@@ -22,6 +22,7 @@ from data_prep.split import BLOCK_KM
 
 # The onset is sought up to 20 Hz; no accelerometer is sampled faster, no record lasts longer, no place is wider.
 LEAST_FS_HZ, MOST_FS_HZ, MOST_S, MOST_KM = 42.0, 1000.0, 3600.0, 1000.0
+LEAST_KM = 0.01
 MOST_COUNTS = 2.0**31  # of any digitiser
 
 
@@ -52,8 +53,10 @@ class PrepareSettings:
                 raise ValueError(f"{name} {getattr(self, name)!r}: expected {' or '.join(get_args(rule))}")
         if self.country != "any" and not (len(self.country) == 2 and self.country.isupper()):
             raise ValueError(f"country {self.country!r}: expected two capital letters such as IT, or any")
-        if not 0 < self.block_km <= MOST_KM:
-            raise ValueError(f"block_km {self.block_km:g}: above 0 to {MOST_KM:g} expected")
+        if not LEAST_KM <= self.block_km <= MOST_KM:
+            raise ValueError(f"block_km {self.block_km:g}: {LEAST_KM:g} to {MOST_KM:g} expected")
+        if not 0 <= self.min_energy_kept <= 1:
+            raise ValueError(f"min_energy_kept {self.min_energy_kept:g}: a share from 0 to 1 expected")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed {self.seed}: 0 to {2**32 - 1} expected")
         if not LEAST_FS_HZ <= self.fs_hz <= MOST_FS_HZ:
@@ -146,7 +149,7 @@ def _earthquake(traces: Traces, job: Job) -> list[Prepared]:
     if window.energy_kept < settings.min_energy_kept:
         share = f"{window.energy_kept:.0%} of the energy is inside the window"
         raise UnusableError("energy outside", f"{share}, at least {settings.min_energy_kept:.0%} needed")
-    quiet = noise.before_event(wave_CT, fs_hz, settings.samples, window, settings.min_snr) if settings.noise else []
+    quiet = noise.before_event(wave_CT, fs_hz, settings.samples, window) if settings.noise else []
     return [_row(window, "earthquake", traces, job), *(_row(part, noise.LABEL, traces, job) for part in quiet)]
 
 
@@ -154,7 +157,7 @@ def _ambient_noise(traces: Traces, job: Job) -> list[Prepared]:
     settings = job.settings
     traces = noise.common_time(traces, settings.window_s)
     wave_CT = _filtered(_sound(np.stack(traces.samples), traces, job), traces, job)
-    windows = noise.quiet_windows(wave_CT, settings.fs_hz, settings.samples, settings.min_snr)
+    windows = noise.quiet_windows(wave_CT, settings.fs_hz, settings.samples)
     if not windows:
         raise UnusableError("earthquake inside", "the noise rises like an earthquake in every window")
     return [_row(window, noise.LABEL, traces, job) for window in windows]
@@ -166,9 +169,9 @@ def _sound(wave_CT: np.ndarray, traces: Traces, job: Job) -> np.ndarray:
     if fs_hz < least_hz:
         raise UnusableError("sampled slowly", f"sampled at {fs_hz:g} Hz, at least {least_hz:g} Hz needed")
     checks.check(wave_CT, fs_hz, MOST_COUNTS if job.ambient else checks.MOST_CM_S2)
-    wave_CT = process.detrend(wave_CT)
-    checks.check_glitch(wave_CT, fs_hz)
-    return wave_CT
+    detrended_CT = process.detrend(wave_CT)
+    checks.check_detrended(detrended_CT, np.abs(wave_CT).max(axis=1), fs_hz)
+    return detrended_CT
 
 
 def _filtered(wave_CT: np.ndarray, traces: Traces, job: Job) -> np.ndarray:

@@ -80,7 +80,7 @@ def select(table: pd.DataFrame, country: str, min_magnitude: float, max_depth_km
 
 def _inside(table: pd.DataFrame, country: str) -> pd.Series:
     """By the nation column; where that is absent or blank, by the epicentre (Italy only)."""
-    nation = table["nation"].fillna("") if "nation" in table else pd.Series("", index=table.index)
+    nation = table["nation"].fillna("").str.upper() if "nation" in table else pd.Series("", index=table.index)
     if country != "IT":
         if (nation == "").all():
             raise ValueError(f"country {country}: the flatfile has no nations; only IT is told by coordinates")

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from data_prep import noise
 from data_prep.archive import COMPONENTS, read_rates
-from data_prep.checks import UnusableError
+from data_prep.checks import SHORTEST_S, UnusableError
 from data_prep.dataset import StoredWindows
 from data_prep.duplicates import near_duplicates
 from data_prep.record import Job, Prepared, PrepareSettings, common_pass_hz, prepare_records
@@ -86,9 +86,12 @@ def with_source(table: pd.DataFrame) -> pd.DataFrame:
 def _jobs(chosen: pd.DataFrame, settings: PrepareSettings) -> tuple[list[Job], float | None]:
     """A job a record, and the corner in Hz of the low-pass that they share."""
     paths, keys = chosen["source_file"].map(Path), chosen[list(COMPONENTS)].to_numpy().tolist()
-    rates = [read_rates(path, some.tolist()) for path, some in chosen["E"].groupby(paths)]
-    pass_hz = common_pass_hz(chain.from_iterable(rates), settings.fs_hz)
     ambient = chosen["label"] == noise.LABEL
+    rates = [
+        read_rates(Path(str(path)), some.tolist(), settings.window_s if quiet else SHORTEST_S)
+        for (path, quiet), some in chosen["E"].groupby([paths, ambient])
+    ]
+    pass_hz = common_pass_hz(chain.from_iterable(rates), settings.fs_hz)
     records = zip(paths, keys, ambient, strict=True)
     return [Job(path, tuple(three), settings, pass_hz, quiet) for path, three, quiet in records], pass_hz
 

@@ -44,6 +44,21 @@ def test_two_stretches_of_one_sensor_are_two_records(archive_factory):
     assert [row.count("00:10:00") for row in index["Z"].tolist()] == [0, 2]
 
 
+def test_other_channels_beside_a_triplet_do_not_tear_it_apart(archive_factory):
+    index = index_archives([archive_factory({"axes": "EXNYZ", "wave": np.zeros((5, 4000))})[0]])
+    assert index[list("ENZ")].notna().all(axis=1).tolist() == [True]
+
+
+def test_a_name_that_is_no_text_costs_its_station_alone(archive_factory):
+    path, _ = archive_factory({}, {"station": "BBB"})
+    with h5py.File(path, "a") as file:
+        group = file["Waveforms/IT.BBB"]
+        h5py.h5g.GroupID.link(group.id, sorted(group)[0].encode(), b"IT.BBB\xe9..HNE__a__b__hne_e_acc_mp")
+    index = index_archives([path])
+    assert index["damage"].ne("").tolist() == [False, True] or index["damage"].ne("").tolist() == [True, False]
+    assert index["damage"].str.contains("IT.BBB is damaged").sum() == 1
+
+
 def test_a_missing_component_leaves_a_gap(archive_factory):
     index = index_archives([archive_factory({"axes": "EZ"})[0]])
     assert index[list("ENZ")].notna().iloc[0].tolist() == [True, False, True]
@@ -96,12 +111,13 @@ def test_filter_corners_come_from_the_headers(archive_factory, corners, expected
 def test_rates_are_unknown_where_they_cannot_be_read(archive_factory):
     path, _ = archive_factory({}, {"station": "BBB", "fs_hz": 200.0})
     keys = index_archives([path])["E"].tolist()
-    assert read_rates(path, [*keys, "Waveforms/none"]) == pytest.approx([100.0, 200.0, np.nan], nan_ok=True)
+    assert read_rates(path, [*keys, "Waveforms/none"], 10.0) == pytest.approx([100.0, 200.0, np.nan], nan_ok=True)
     with h5py.File(path, "a") as file:
         del file[keys[0]].attrs["sampling_rate"]
-    assert read_rates(path, keys) == pytest.approx([np.nan, 200.0], nan_ok=True)
+    assert np.isnan(read_rates(path, keys, 40.1)).all()  # both last 40 s
+    assert read_rates(path, keys, 10.0) == pytest.approx([np.nan, 200.0], nan_ok=True)
     path.write_bytes(b"")
-    assert np.isnan(read_rates(path, keys)).all()
+    assert np.isnan(read_rates(path, keys, 10.0)).all()
 
 
 def test_files_folders_and_patterns_name_each_archive_once(archive_factory, tmp_path):

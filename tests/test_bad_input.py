@@ -107,6 +107,15 @@ def no_unit_of_acceleration(path):
         file.create_dataset(f"AuxiliaryData/Headers/IT_S9/{name}", data=[0]).attrs["units"] = "furlong"
 
 
+def endless(path):
+    def edit(group, name):
+        attributes = dict(group[name].attrs)
+        del group[name]
+        group.create_dataset(name, shape=(10**13,), chunks=(1000,), dtype="f4").attrs.update(attributes)
+
+    change(edit)(path)
+
+
 def spike(old):
     return np.where(np.arange(old.size) == 2500, 5000.0, old)
 
@@ -143,6 +152,7 @@ def bridged(old):
         (attribute("sampling_rate", np.inf), "sampling rate", "inf, 100, 100 Hz"),
         (attribute("sampling_rate", -100.0), "sampling rate", "-100, 100, 100 Hz"),
         (attribute("sampling_rate", 200.0), "sampling rate", "200, 100, 100 Hz"),
+        (endless, "unreadable", "more than any record has"),
         (attribute("starttime", np.int64(0)), "components differ", "start up to"),
         (stored(lambda old: old[:-1]), "components differ", "3999, 4000, 4000 samples"),
         (stored(lambda old: old[:0]), "components differ", "0, 4000, 4000 samples"),

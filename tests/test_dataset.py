@@ -9,6 +9,15 @@ from data_prep.dataset import new_folder, open_dataset, usable_band, write_datas
 PARTS = ["train", "train", "val", "train", "test"]
 
 
+def test_what_a_dead_run_left_is_removed_and_nothing_else(tmp_path):
+    mine, other = tmp_path / ".set.0123abcd.partial", tmp_path / ".set.v2.0123abcd.partial.v2"
+    for folder in (mine, other):
+        folder.mkdir()
+    with new_folder(tmp_path / "set"):
+        assert not mine.exists()
+    assert other.exists()
+
+
 @pytest.fixture
 def written(tmp_path):
     waves = np.random.default_rng(0).standard_normal((5, 3, 8)).astype(np.float32)

@@ -83,6 +83,24 @@ def test_a_value_that_cannot_be_believed_is_the_record_s_problem_alone(itaca, co
     assert table["problem"].tolist() == ["", f"a.h5.csv line 6, {column}: {value} found, {expected} expected"]
 
 
+def test_lines_are_counted_as_an_editor_counts_them(itaca):
+    lines = itaca.read_text().splitlines()
+    lines[5] = lines[5].replace(";10.0;", ";900;")
+    itaca.write_text("\n".join([lines[0], "", *lines[1:3], ";" * lines[0].count(";"), *lines[3:]]) + "\n")
+    problem = read_flatfile(itaca)["problem"].tolist()
+    assert problem[0] == ""
+    assert problem[1].startswith("a.h5.csv line 8, EVENT_DEPTH_KM: 900 found")
+
+
+def test_a_quotation_mark_left_open_is_told_with_its_line(itaca):
+    lines = itaca.read_text().splitlines()
+    for number in (2, 4):
+        lines[number] = lines[number].replace(";IT;", ';"IT;', 1)
+    itaca.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"quotation mark opened in line 3"):
+        read_flatfile(itaca)
+
+
 @pytest.mark.parametrize("blank", ["", " ", "None", "nan", "N/A", "-", "-999", "-9999.0"])
 def test_a_blank_is_no_problem_however_it_is_written(itaca, blank):
     table = read_flatfile(rewrite(itaca, lambda table: table.assign(Mw=blank, EVENT_DEPTH_KM=blank)))

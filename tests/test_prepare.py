@@ -242,6 +242,38 @@ def test_the_same_again_does_nothing_and_anything_else_is_refused(archive_factor
         run(archive_factory(*ten_events[::-1]), out)
 
 
+def test_a_file_in_another_role_is_another_input(archive_factory, ten_events, tmp_path):
+    archive, flatfile = archive_factory(*ten_events)
+    other, _ = archive_factory({"station": "ZZZ", "seconds": 90.0}, name="z.h5")
+    settings = PrepareSettings(**SETTINGS, noise=True)
+    prepare([archive, other], flatfile, tmp_path / "out", settings, progress=False)
+    with pytest.raises(ValueError, match="other inputs or settings"):
+        prepare([archive], flatfile, tmp_path / "out", settings, [other], progress=False)
+
+
+def test_a_link_to_an_empty_folder_is_followed(archive_factory, ten_events, tmp_path):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "big")
+    run(archive_factory(*ten_events), tmp_path / "link")
+    assert (tmp_path / "big" / "manifest.json").is_file()
+
+
+def test_noise_alone_makes_no_dataset(archive_factory, ten_events, tmp_path):
+    for record in ten_events:
+        record |= {"seconds": 90.0, "onset_s": 50.0}
+    with pytest.raises(ValueError, match="none of 10 records could be prepared"):
+        run(archive_factory(*ten_events), tmp_path / "out", noise=True, min_snr=1e9)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_too_short_to_be_used_takes_no_band_from_the_others(archive_factory, ten_events, tmp_path):
+    for record in ten_events:
+        record["fs_hz"] = 200.0
+    short = {"station": "SHORT", "fs_hz": 100.0, "seconds": 8.0, "onset_s": 2.0}
+    result = run(archive_factory(*ten_events, short), tmp_path / "out", fs_hz=200.0)
+    assert result.manifest["low_pass_hz"] is None
+
+
 def test_an_empty_folder_is_filled_and_a_foreign_one_refused(archive_factory, ten_events, tmp_path):
     paths, out = archive_factory(*ten_events), tmp_path / "out"
     out.mkdir()
@@ -292,7 +324,7 @@ def test_whole_records_are_padded_to_the_window(archive_factory, ten_events, tmp
         ({"fs_hz": 1e308}, "42 to 1000"),
         ({"window_s": 1e9}, "10 to 3600"),
         ({"seed": -1}, "seed -1"),
-        ({"block_km": 0.0}, "block_km 0: above 0"),
+        ({"block_km": 0.0}, "block_km 0: 0.01 to 1000"),
         ({"window": "middle"}, "expected onset or whole"),
         ({"magnitude": "Mb"}, "expected Mw or Mw-or-Ml"),
         ({"country": "Italy"}, "two capital letters"),
