@@ -20,7 +20,7 @@ def call(script, *arguments, cwd=None):
         text=True,
         cwd=cwd,
         env=environment,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
