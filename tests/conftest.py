@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from data_prep import dataset
+from data_prep.command import run_command
 from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig
 
 RECORD = {
@@ -103,6 +104,22 @@ def archive_factory(tmp_path):
         return archive, flatfile
 
     return make
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Run a command's `main` with arguments; returns exit status, what it printed and what it complained of."""
+
+    def call(main, *arguments):
+        monkeypatch.setattr("sys.argv", ["command", *map(str, arguments)])
+        status = 0
+        try:
+            run_command(main)
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

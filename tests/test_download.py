@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from email.utils import formatdate
-from functools import cache
+from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -23,7 +23,6 @@ import requests
 
 from data_prep import web
 from data_prep.archive import find_archives
-from data_prep.command import run_command
 from data_prep.download import download, main
 from data_prep.ledger import own_folder
 from data_prep.query import DownloadSettings
@@ -238,20 +237,8 @@ def fetch(service, out):
 
 
 @pytest.fixture
-def run_main(monkeypatch, capsys, service, out):
-    """Run the command with further arguments; returns exit status, what it printed and what it complained of."""
-
-    def call(*arguments):
-        given = ["download.py", "--url", service.url, "--out", str(out), *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", given)
-        status = 0
-        try:
-            run_command(main)
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return call
+def run_main(run_here, service, out):
+    return partial(run_here, main, "--url", service.url, "--out", out)
 
 
 def assert_whole(out, service, events=EVENTS):

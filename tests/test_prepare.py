@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import h5py
 import numpy as np
@@ -11,7 +12,6 @@ import pandas as pd
 import pytest
 
 from data_prep import windows
-from data_prep.command import run_command
 from data_prep.dataset import open_dataset
 from data_prep.prepare import main, prepare
 from data_prep.record import PrepareSettings, common_pass_hz
@@ -26,19 +26,8 @@ def run(paths, out, workers=1, **settings):
 
 
 @pytest.fixture
-def run_main(monkeypatch, capsys):
-    """Run the command with arguments; returns exit status, what it printed and what it complained of."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, arguments)])
-        status = 0
-        try:
-            run_command(main)
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return call
+def run_main(run_here):
+    return partial(run_here, main)
 
 
 def test_every_record_becomes_a_window_or_a_reason(archive_factory, ten_events, tmp_path, make_quake):
