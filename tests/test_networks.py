@@ -4,9 +4,11 @@ from torch import nn
 from torch.nn import functional
 
 from trainables.config import ModelConfig
+from trainables.convolution import convolve, convolve_same
 from trainables.critic import MIN_SAMPLES, Critic
 from trainables.generator import Generator
-from trainables.layers import FrequencySplit, SameConv1d
+from trainables.layers import FrequencySplit, RectifiedNorm, leaky_relu
+from trainables.spectral import spectral_convolution
 
 
 def parameters(network):
@@ -33,14 +35,48 @@ def test_shorter_windows_than_the_critic_can_see_are_refused():
         Critic(ModelConfig(), MIN_SAMPLES - 1, 40.0)
 
 
+def same_by_torch(x_BTC, weight, bias):
+    total = weight.shape[2] - 1
+    padded = functional.pad(x_BTC.transpose(1, 2), (total // 2, total - total // 2))
+    return functional.conv1d(padded, weight, bias).transpose(1, 2)
+
+
+def tensors(*shapes):
+    rng = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, dtype=torch.float64, generator=rng).requires_grad_() for shape in shapes]
+
+
+def assert_equal_with_gradients(actual, expected, arguments):
+    torch.testing.assert_close(actual, expected)
+    grad = torch.randn(actual.shape, dtype=actual.dtype, generator=torch.Generator().manual_seed(1))
+    actual, expected = (torch.autograd.grad(y, arguments, grad, retain_graph=True) for y in (actual, expected))
+    for ours, torchs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, torchs)
+
+
 @pytest.mark.parametrize("kernel", [1, 2, 7, 16, 128])
-def test_same_convolution_equals_torch_s_own(kernel):
-    conv = SameConv1d(3, 4, kernel)
-    x = torch.randn(2, 3, 200)
-    total = kernel - 1
-    expected = functional.conv1d(functional.pad(x, (total // 2, total - total // 2)), conv.weight, conv.bias)
-    torch.testing.assert_close(conv(x), expected)
-    assert conv(x).shape[-1] == 200
+@pytest.mark.parametrize("samples", [130, 401])
+def test_every_same_convolution_equals_torch_s_own(kernel, samples):
+    x, weight, bias = arguments = tensors((2, 3, samples, 4), (2, 5, 4, kernel), (2, 5))
+    expected = torch.stack([same_by_torch(*group) for group in zip(*arguments, strict=True)])
+    direct = torch.stack([convolve_same(*group) for group in zip(*arguments, strict=True)])
+    assert_equal_with_gradients(direct, expected, arguments)
+    assert_equal_with_gradients(spectral_convolution(x, weight, bias), expected, arguments)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 5])
+@pytest.mark.parametrize("kernel", [1, 4, 16])
+def test_strided_convolution_equals_torch_s_own(stride, kernel):
+    x, weight, bias = arguments = tensors((2, 50, 3), (4, 3, kernel), (4,))
+    expected = functional.conv1d(x.transpose(1, 2), weight, bias, stride).transpose(1, 2)
+    assert_equal_with_gradients(convolve(*arguments, stride), expected, arguments)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_convolutions_and_rectifiers_have_right_second_derivatives(stride):
+    arguments = tensors((2, 11, 2), (3, 2, 4), (3,))
+    assert torch.autograd.gradgradcheck(lambda *a: leaky_relu(convolve(*a, stride)), arguments)
+    assert torch.autograd.gradgradcheck(lambda *a: leaky_relu(convolve_same(*a)), arguments)
 
 
 def test_the_split_parts_tones_by_their_frequency_in_hz():
@@ -60,7 +96,9 @@ def test_the_critic_judges_each_signal_on_its_own():
     critic = Critic(ModelConfig(base_channels=2), 400, 40.0)
     wave, label = torch.randn(4, 3, 400), torch.ones(4, 1)
     torch.testing.assert_close(critic(wave, label)[:1], critic(wave[:1], label[:1]))
-    assert not any(isinstance(m, nn.modules.batchnorm._NormBase | nn.LayerNorm) for m in critic.modules())
+    assert not any(
+        isinstance(m, nn.modules.batchnorm._NormBase | nn.LayerNorm | RectifiedNorm) for m in critic.modules()
+    )
 
 
 def test_both_networks_depend_on_the_label():

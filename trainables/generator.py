@@ -1,67 +1,96 @@
 """SeismoGen's generator (Wang, Trugman and Lin 2019, arXiv 1911.03966, figure 2).
 
-Shapes: B batch, C channel or component (E, N, Z), T sample, Z latent.
+The three pipelines are one computation, a group each; signals are channels-last inside.
+Shapes: G group (pipeline), B batch, C channel or component (E, N, Z), T sample, Z latent, L label and conditions.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.config import ModelConfig
-from trainables.layers import SameConv1d
+from trainables.convolution import convolve_same
+from trainables.layers import RectifiedNorm, Repeat
+from trainables.spectral import spectral_convolution
 
 COMPONENTS = 3
+STRIDE = 4
 
 
-class Upsampled(nn.Module):
-    """A latent-sized vector (B, Z) spread over the signal's length: (B, C, T)."""
+class Spread(nn.Module):
+    """A latent-sized vector (B, Z) spread over the signal's length, (G, B, T, C): transposed convolution of stride 4.
 
-    def __init__(self, samples: int, channels: int, kernel: int):
+    Its output is rectified and normalised before it is stretched, which is the same and touches fewer samples.
+    """
+
+    def __init__(self, groups: int, size: int, samples: int, channels: int, kernel: int):
         super().__init__()
-        self.samples = samples
-        self.deconv = nn.ConvTranspose1d(1, channels, kernel, stride=4)
-        self.norm = nn.BatchNorm1d(channels)
+        bound = 1 / math.sqrt(channels * kernel)
+        self.weight, self.bias = _uniform(bound, groups, channels, kernel), _uniform(bound, groups, channels)
+        self.norm = RectifiedNorm(groups, channels)
+        self.repeat = Repeat(STRIDE * (size - 1) + kernel, samples)
 
     def forward(self, vector_BZ: Tensor) -> Tensor:
-        """Spread (B, Z) to (B, C, T)."""
-        return self.norm(F.relu(F.interpolate(self.deconv(vector_BZ[:, None]), size=self.samples)))
+        """Spread (B, Z) to (G, B, T, C)."""
+        groups, channels, kernel = self.weight.shape
+        taps = -(-kernel // STRIDE)
+        # Output 4 i + p sees the vector through taps p, p + 4, …: one product of matrices for all phases p.
+        phases = F.pad(self.weight, (0, taps * STRIDE - kernel)).view(groups, channels, taps, STRIDE)
+        seen = F.pad(vector_BZ, (taps - 1, taps - 1)).unfold(1, taps, 1).flip(2)
+        spread = seen.flatten(0, 1) @ phases.permute(0, 2, 3, 1).reshape(groups, taps, -1)
+        spread = spread.view(groups, len(vector_BZ), -1, channels)[:, :, : len(self.repeat.counts)]
+        y_GBTC: Tensor = self.repeat(self.norm(spread + self.bias[:, None, None], self.repeat.counts))
+        return y_GBTC
 
 
-class Pipeline(nn.Module):
-    """One component of the signal, from the latent vector and the shared features of the label."""
+class LongConvolution(nn.Module):
+    """A convolution as long as its input, for each group its own; `method` says how it is computed, not what."""
 
-    def __init__(self, samples: int, base_channels: int, kernel: int):
+    def __init__(self, groups: int, inputs: int, outputs: int, kernel: int):
         super().__init__()
-        width = 2 * base_channels
-        self.noise = Upsampled(samples, base_channels, kernel)
-        self.layers = nn.Sequential(
-            SameConv1d(width, width, kernel),
-            nn.ReLU(),
-            nn.BatchNorm1d(width),
-            SameConv1d(width, width, kernel),
-            nn.ReLU(),
-            nn.BatchNorm1d(width),
-            SameConv1d(width, 1, kernel),
-        )
+        bound = 1 / math.sqrt(inputs * kernel)
+        self.weight, self.bias = _uniform(bound, groups, outputs, inputs, kernel), _uniform(bound, groups, outputs)
+        self.method = "spectral"
 
-    def forward(self, latent_BZ: Tensor, label_BCT: Tensor) -> Tensor:
-        """Return one component, (B, 1, T)."""
-        return self.layers(torch.cat([label_BCT, self.noise(latent_BZ)], dim=1))
+    def forward(self, x_GBTC: Tensor) -> Tensor:
+        """Convolve (G, B, T, C) to (G, B, T, O)."""
+        return METHODS[self.method](x_GBTC, self.weight, self.bias)
+
+
+def _direct_convolution(x_GBTC: Tensor, weight_GOCK: Tensor, bias_GO: Tensor) -> Tensor:
+    return torch.stack([convolve_same(*group) for group in zip(x_GBTC, weight_GOCK, bias_GO, strict=True)])
+
+
+METHODS = {"direct": _direct_convolution, "spectral": spectral_convolution}
 
 
 class Generator(nn.Module):
-    """Latent vectors and labels to three-component signals; the three pipelines share the latent and the label."""
+    """Latent vectors and labels to three-component signals; the pipelines share the latent and the label."""
 
     def __init__(self, config: ModelConfig, samples: int):
         super().__init__()
-        self.latent_dim = config.latent_dim
-        self.label = nn.Linear(1, config.latent_dim)
-        self.label_features = Upsampled(samples, config.base_channels, config.kernel)
-        self.pipelines = nn.ModuleList(
-            Pipeline(samples, config.base_channels, config.kernel) for _ in range(COMPONENTS)
+        base, kernel, latent = config.base_channels, config.kernel, config.latent_dim
+        self.latent_dim = latent
+        self.label = nn.Linear(1, latent)
+        self.label_features = Spread(1, latent, samples, base, kernel)
+        self.noise_features = Spread(COMPONENTS, latent, samples, base, kernel)
+        self.layers = nn.Sequential(
+            LongConvolution(COMPONENTS, 2 * base, 2 * base, kernel),
+            RectifiedNorm(COMPONENTS, 2 * base),
+            LongConvolution(COMPONENTS, 2 * base, 2 * base, kernel),
+            RectifiedNorm(COMPONENTS, 2 * base),
+            LongConvolution(COMPONENTS, 2 * base, 1, kernel),
         )
 
-    def forward(self, latent_BZ: Tensor, label_B1: Tensor) -> Tensor:
+    def forward(self, latent_BZ: Tensor, label_BL: Tensor) -> Tensor:
         """Generate signals (B, 3, T) in the order E, N, Z; the output is not bounded."""
-        label_BCT = self.label_features(self.label(label_B1))
-        return torch.cat([pipeline(latent_BZ, label_BCT) for pipeline in self.pipelines], dim=1)
+        label_GBTC = self.label_features(self.label(label_BL)).expand(COMPONENTS, -1, -1, -1)
+        wave_GBT1 = self.layers(torch.cat([label_GBTC, self.noise_features(latent_BZ)], dim=3))
+        return wave_GBT1[..., 0].transpose(0, 1)
+
+
+def _uniform(bound: float, *shape: int) -> nn.Parameter:
+    """As torch's own layers start."""
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -1,26 +1,19 @@
 """Layers that both networks are made of.
 
-Shapes: B batch, C channel or component (E, N, Z), T sample.
+Shapes: G group (pipeline), B batch, C channel or component (E, N, Z), T sample.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from trainables import workers
 
-class SameConv1d(nn.Conv1d):
-    """Convolution whose output is as long as its input.
-
-    An even kernel cannot be centred: its extra zero goes to the right.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int):
-        super().__init__(in_channels, out_channels, kernel)
-        self.sides = ((kernel - 1) // 2, kernel // 2)
-
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        """Convolve (B, C, T) to (B, C', T)."""
-        return super().forward(F.pad(x_BCT, self.sides))
+SLOPE = 0.2
 
 
 class FrequencySplit(nn.Module):
@@ -36,10 +29,183 @@ class FrequencySplit(nn.Module):
         if cutoff_hz >= fs_hz / 2:
             raise ValueError(f"cutoff_hz is {cutoff_hz}; expected less than the Nyquist frequency {fs_hz / 2} Hz")
         self.samples = samples
-        mask = torch.fft.rfftfreq(samples, 1 / fs_hz) < cutoff_hz
+        mask = torch.fft.rfftfreq(samples, 1 / fs_hz, dtype=torch.float64) < cutoff_hz
         self.register_buffer("mask", mask.float(), persistent=False)
 
     def forward(self, x_BCT: Tensor) -> tuple[Tensor, Tensor]:
         """Return the low and the high part, each (B, C, T)."""
         low = torch.fft.irfft(torch.fft.rfft(x_BCT) * self.mask.to(x_BCT.dtype), n=self.samples)
         return low, x_BCT - low
+
+
+class _Leak(torch.autograd.Function):
+    """The gradient of a leaky rectifier: linear in it, and constant in the sign of what was rectified."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, rectified: Tensor) -> Tensor:
+        ctx.save_for_backward(rectified)
+        leaked: Tensor = torch.ops.aten.leaky_relu_backward(grad, rectified, SLOPE, True)
+        return leaked
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (rectified,) = ctx.saved_tensors
+        return _leak(grads[0], rectified), None
+
+
+_leak: Callable[..., Tensor] = _Leak.apply
+
+
+class _LeakyReLU(torch.autograd.Function):
+    """Torch's own sends a second derivative of zeros through the whole network again; this one sends none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        rectified = F.leaky_relu(x, SLOPE)
+        ctx.save_for_backward(rectified)
+        return rectified
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (rectified,) = ctx.saved_tensors
+        return _leak(grads[0], rectified)
+
+
+_leaky_relu: Callable[..., Tensor] = _LeakyReLU.apply
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """max(x, 0.2 x). Differentiable twice."""
+    return _leaky_relu(x)
+
+
+class RectifiedNorm(nn.Module):
+    """Rectifier, then batch normalisation of every group's channels, over the batches of all workers together.
+
+    A row may count several times: what is normalised before it is repeated has the statistics it has afterwards.
+    `momentum` None means a plain average over all batches, as torch's own has it.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    EPS = 1e-5
+
+    def __init__(self, groups: int, channels: int):
+        super().__init__()
+        self.momentum: float | None = 0.1
+        self.weight = nn.Parameter(torch.ones(groups, channels))
+        self.bias = nn.Parameter(torch.zeros(groups, channels))
+        self.register_buffer("running_mean", torch.zeros(groups, channels))
+        self.register_buffer("running_var", torch.ones(groups, channels))
+        self.batches = 0
+
+    def measure_anew(self) -> None:
+        """Forget the running statistics; from here on they are a plain average over the batches to come."""
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.batches, self.momentum = 0, None
+
+    def forward(self, x_GBTC: Tensor, counts_T: Tensor | None = None) -> Tensor:
+        """Rectify and normalise (G, B, T, C), row t counting `counts_T[t]` times."""
+        if not self.training:
+            scale = self.weight * (self.running_var + self.EPS).rsqrt()
+            shift = self.bias - self.running_mean * scale
+            return torch.addcmul(shift[:, None, None], x_GBTC.relu(), scale[:, None, None])
+        y_GBTC, mean, var, rows = _rectify_and_normalise(x_GBTC, self.weight, self.bias, counts_T, self.EPS)
+        self.batches += 1
+        share = 1 / self.batches if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(var * (rows / (rows - 1)), share)
+        return y_GBTC
+
+
+class _RectifyAndNormalise(torch.autograd.Function):
+    """Training-mode batch normalisation after a rectifier, in few passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, counts: Tensor | None, eps: float) -> Any:
+        rows = _row_weights(x, counts)
+        total = workers.count() * float(rows.sum())
+        rectified = x.relu()
+        mean = workers.total(_column_sums(rows, rectified)) / total
+        positive = rectified > 0
+        centred = rectified.sub_(mean[:, None, None])
+        var = workers.total(_column_sums(rows, centred.square())) / total
+        spread = (var + eps).rsqrt()
+        ctx.save_for_backward(centred, positive, spread, weight, counts)
+        ctx.rows, ctx.total = rows, total
+        ctx.mark_non_differentiable(mean, var)
+        y = torch.addcmul(bias[:, None, None], centred, (weight * spread)[:, None, None])
+        return y, mean, var, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        centred, positive, spread, weight, counts = ctx.saved_tensors
+        grad = grads[0]
+        ones = torch.ones_like(ctx.rows)
+        grad_bias = _column_sums(ones, grad)
+        grad_weight = _column_sums(ones, grad * centred) * spread
+        mean_bias, mean_weight = workers.total(torch.stack([grad_bias, grad_weight])) / ctx.total
+        scale = weight * spread
+        grad_x = torch.addcmul(
+            (-scale * mean_bias)[:, None, None], centred, (-scale * spread * mean_weight)[:, None, None]
+        )
+        if counts is not None:
+            grad_x *= counts[:, None]
+        return grad_x.addcmul_(grad, scale[:, None, None]).mul_(positive), grad_weight, grad_bias, None, None
+
+
+_rectify_and_normalise: Callable[..., Tensor] = _RectifyAndNormalise.apply
+
+
+def _row_weights(x_GBTC: Tensor, counts_T: Tensor | None) -> Tensor:
+    """How often each row counts, (B · T,)."""
+    _, batch, steps, _ = x_GBTC.shape
+    return x_GBTC.new_ones(batch * steps) if counts_T is None else counts_T.to(x_GBTC.dtype).repeat(batch)
+
+
+def _column_sums(rows: Tensor, x_GBTC: Tensor) -> Tensor:
+    """Weighted sums over batch and time, (G, C): a matrix product, several times as fast as a reduction."""
+    groups, *_, channels = x_GBTC.shape
+    return (rows @ x_GBTC.reshape(groups, -1, channels)).view(groups, channels)
+
+
+class Repeat(nn.Module):
+    """Stretch (or thin) a sequence of `steps` to `samples` by its nearest neighbour, as `interpolate` does."""
+
+    index: Tensor
+    counts: Tensor
+
+    def __init__(self, steps: int, samples: int):
+        super().__init__()
+        position = torch.arange(steps, dtype=torch.float64)[None, None]
+        index = F.interpolate(position, size=samples)[0, 0].long()
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("counts", torch.bincount(index, minlength=steps), persistent=False)
+
+    def forward(self, x_GBTC: Tensor) -> Tensor:
+        """(G, B, T, C) to (G, B, samples, C)."""
+        return _repeat(x_GBTC, self.index, self.counts)
+
+
+class _Repeat(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, counts: Tensor) -> Tensor:
+        ctx.save_for_backward(counts)
+        return x.index_select(2, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (counts,) = ctx.saved_tensors
+        ends = counts.cumsum(0)
+        # Torch adds at an index row by row; a row's few copies lie together and are gathered.
+        gathered = grads[0].new_zeros(())
+        for copy in range(int(counts.max())):
+            place = (ends - counts + copy).clamp_max(grads[0].shape[2] - 1)
+            gathered = gathered + grads[0].index_select(2, place) * (copy < counts)[:, None]
+        return gathered, None, None
+
+
+_repeat: Callable[..., Tensor] = _Repeat.apply

@@ -17,6 +17,7 @@ from trainables.config import TrialConfig
 from trainables.critic import Critic
 from trainables.fidelity import MIN_JUDGED, Band, Fidelity
 from trainables.generator import Generator
+from trainables.layers import RectifiedNorm
 from trainables.losses import generator_loss, gradient_penalty, wasserstein_estimate
 
 BETAS = (0.5, 0.9)
@@ -53,22 +54,26 @@ class Gan:
         """Draw latent vectors (count, Z)."""
         return torch.randn(count, self.config.model.latent_dim, device=self.device, generator=self.rng)
 
-    def critic_step(self, real_BCT: Tensor, label_B1: Tensor) -> dict[str, float]:
+    def critic_step(self, real_BCT: Tensor, label_BL: Tensor) -> dict[str, float]:
         """Train the critic once on real and generated signals; the generator gets no gradient."""
+        latent_BZ = self.latent(len(real_BCT))
+        share_B = torch.rand(len(real_BCT), dtype=real_BCT.dtype, device=self.device, generator=self.rng)
         with torch.no_grad():
-            fake_BCT = self.generator(self.latent(len(real_BCT)), label_B1)
-        distance = wasserstein_estimate(self.critic, real_BCT, fake_BCT, label_B1)
-        penalty = gradient_penalty(self.critic, real_BCT, fake_BCT, label_B1, self.rng)
+            fake_BCT = self.generator(latent_BZ, label_BL)
+        critic = self.critic.given(label_BL)
+        distance = wasserstein_estimate(critic, real_BCT, fake_BCT)
+        penalty = gradient_penalty(critic, real_BCT, fake_BCT, share_B)
         loss = self.config.training.penalty_weight * penalty - distance
         _descend(loss, self.critic, self.critic_optimiser)
         self.critic_steps += 1
         self.samples += len(real_BCT)
         return {"loss/critic_distance": distance.item(), "loss/penalty": penalty.item()}
 
-    def generator_step(self, label_B1: Tensor) -> dict[str, float]:
+    def generator_step(self, label_BL: Tensor) -> dict[str, float]:
         """Train the generator once and let the averaged one follow."""
         self.critic.requires_grad_(False)
-        loss = generator_loss(self.critic, self.generator(self.latent(len(label_B1)), label_B1), label_B1)
+        fake_BCT = self.generator(self.latent(len(label_BL)), label_BL)
+        loss = generator_loss(self.critic.given(label_BL), fake_BCT)
         _descend(loss, self.generator, self.generator_optimiser)
         self.critic.requires_grad_(True)
         self.generator_steps += 1
@@ -229,10 +234,9 @@ def settle_batch_norm(generator: Generator, latent_BZ: Tensor, label_B1: Tensor)
 
     Averaged weights never ran in training, so the running statistics copied along would belong to other weights.
     """
-    norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm1d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
+    for module in generator.modules():
+        if isinstance(module, RectifiedNorm):
+            module.measure_anew()
     generator.train()
     for latent, label in zip(latent_BZ.split(GENERATE_BATCH), label_B1.split(GENERATE_BATCH), strict=True):
         generator(latent, label)
@@ -240,7 +244,7 @@ def settle_batch_norm(generator: Generator, latent_BZ: Tensor, label_B1: Tensor)
 
 
 def _adam(network: nn.Module, lr: float) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), lr=lr, betas=BETAS)
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=BETAS, fused=True)
 
 
 def _descend(loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:

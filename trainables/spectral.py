@@ -1,0 +1,162 @@
+"""Long convolutions by overlap-save, the transforms of the blocks being matrix products (Oppenheim & Schafer, ch. 8).
+
+A block is so short that a dense transform costs less than a fast one, whose results would have to be re-ordered in
+memory three times; and it needs nothing but products of matrices, which every device does at its peak.
+
+A real block of n samples has n real Fourier coefficients: first those of frequencies 0 and n/2, then the real and
+imaginary parts of the others in turn, so that a frequency's pair lies together.
+
+Shapes: G group, B batch, T sample, C channel, O output channel, K tap, N coefficient of a block, F pair of them.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+# Lengths of a block, in taps of the filter, that are weighed against each other.
+BLOCK_TAPS = (2, 2.5, 3, 4, 6, 8)
+
+
+def spectral_convolution(x_GBTC: Tensor, weight_GOCK: Tensor, bias_GO: Tensor) -> Tensor:
+    """Each group's own convolution as long as its input, (G, B, T, O); an even kernel's extra zero goes to the right.
+
+    Differentiable once.
+    """
+    taps = weight_GOCK.shape[3]
+    mixing = _mixing(weight_GOCK, block_length(taps, weight_GOCK.shape[2], weight_GOCK.shape[1]))
+    y_GBTO: Tensor = _overlap_save(x_GBTC, mixing, taps)
+    return y_GBTO + bias_GO[:, None, None]
+
+
+@cache
+def block_length(taps: int, channels: int, outputs: int) -> int:
+    """Samples a block for the fewest multiplications; even, and at least twice the filter's length."""
+
+    def cost(block: int) -> float:
+        transforms = channels * block * block / (block - taps + 1) + outputs * block
+        return transforms + 2 * channels * outputs * block / (block - taps + 1)
+
+    return min((2 * math.ceil(share * taps / 2) for share in BLOCK_TAPS), key=cost)
+
+
+@cache
+def _analysis(block: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Fourier transform of a real block as a matrix, (N, T)."""
+    sample, frequency = torch.arange(block), torch.arange(block // 2)[:, None]
+    # The phase is reduced to one turn in integers, so that it is exact.
+    phase = (frequency * sample % block).double() * (2 * math.pi / block)
+    pairs = torch.stack([phase.cos(), -phase.sin()], dim=1)
+    pairs[0, 1] = 1 - 2 * (sample % 2).double()
+    return pairs.reshape(block, block).to(dtype).to(device)
+
+
+@cache
+def _synthesis(block: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Inverse of `_analysis`, (T, N)."""
+    scale = torch.full((block, 1), 2 / block, dtype=torch.float64)
+    scale[:2] = 1 / block
+    return (_analysis(block, torch.float64, torch.device("cpu")) * scale).T.to(dtype).to(device)
+
+
+def _mixing(weight_GOCK: Tensor, block: int) -> Tensor:
+    """What multiplies the pairs of all channels at each frequency, (G, F, 2 C, 2 O): the filters' conjugate spectra."""
+    groups, outputs, channels, taps = weight_GOCK.shape
+    analysis = _analysis(block, weight_GOCK.dtype, weight_GOCK.device)[:, :taps]
+    spectrum = (weight_GOCK.reshape(-1, taps) @ analysis.T).view(groups, outputs, channels, block // 2, 2)
+    re, im = spectrum.permute(4, 0, 3, 2, 1)  # each (G, F, C, O)
+    pairs = torch.stack([torch.cat([re, -im], dim=-1), torch.cat([im, re], dim=-1)], dim=2)
+    zero = torch.zeros_like(re[:, :1])
+    ends = torch.stack([torch.cat([re[:, :1], zero], dim=-1), torch.cat([zero, im[:, :1]], dim=-1)], dim=2)
+    return torch.cat([ends, pairs[:, 1:]], dim=1).flatten(2, 3)
+
+
+class _OverlapSave(torch.autograd.Function):
+    """Blocks of the input, transformed, mixed, transformed back; one group at a time, so that memory stays small.
+
+    The signals of a batch are laid one after another with zeros between, so that blocks start at equal distances and
+    all of them are one view of the same memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mixing: Tensor, taps: int) -> Tensor:
+        ctx.save_for_backward(x, mixing)
+        ctx.taps = taps
+        groups, batch, steps, _ = x.shape
+        block, outputs = 2 * mixing.shape[1], mixing.shape[3] // 2
+        step = block - taps + 1
+        synthesis = _synthesis(block, x.dtype, x.device)[:step]
+        count = _blocks(steps, taps, step)
+        y = x.new_empty(groups, batch * count, step, outputs)
+        mixed = x.new_empty(batch * count, block, outputs)
+        for group in range(groups):
+            spectrum = _spectrum(x[group], taps, block)
+            _mix(spectrum, mixing[group], mixed)
+            torch.bmm(synthesis.expand(batch * count, -1, -1), mixed, out=y[group])
+        return y.view(groups, batch, count * step, outputs)[:, :, :steps]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, mixing = ctx.saved_tensors
+        (grad,) = grads
+        groups, batch, steps, channels = x.shape
+        block = 2 * mixing.shape[1]
+        step = block - ctx.taps + 1
+        synthesis, analysis = (matrix(block, x.dtype, x.device) for matrix in (_synthesis, _analysis))
+        count = _blocks(steps, ctx.taps, step)
+        grad_x, grad_mixing = x.new_empty(x.shape), torch.empty_like(mixing)
+        for group in range(groups):
+            blocks = F.pad(grad[group], (0, 0, 0, count * step - steps)).view(batch * count, step, -1)
+            pulled = torch.bmm(synthesis[:step].T.expand(batch * count, -1, -1), blocks)
+            spectrum = _spectrum(x[group], ctx.taps, block)
+            torch.bmm(_pairs(spectrum).transpose(1, 2), _pairs(pulled), out=grad_mixing[group])
+            _mix(pulled, mixing[group].transpose(1, 2), spectrum)
+            blocks = torch.bmm(analysis.T.expand(batch * count, -1, -1), spectrum).view(batch, count, block, channels)
+            grad_x[group] = _overlap_add(blocks, step, ctx.taps, steps)
+        return grad_x, grad_mixing, None
+
+
+_overlap_save: Callable[..., Tensor] = _OverlapSave.apply
+
+
+def _blocks(steps: int, taps: int, step: int) -> int:
+    """Blocks of a signal, with zeros enough that no block's result sees the next signal."""
+    return -(-(steps + taps - 1) // step)
+
+
+def _spectrum(x_BTC: Tensor, taps: int, block: int) -> Tensor:
+    """Coefficients of all blocks of a batch, (blocks, N, C)."""
+    batch, steps, channels = x_BTC.shape
+    step = block - taps + 1
+    count = _blocks(steps, taps, step)
+    left = (taps - 1) // 2
+    padded = x_BTC.new_zeros(batch * count * step + taps - 1, channels)
+    padded[: batch * count * step].view(batch, count * step, channels)[:, left : left + steps] = x_BTC
+    blocks = padded.as_strided((batch * count, block, channels), (step * channels, channels, 1))
+    return torch.bmm(_analysis(block, x_BTC.dtype, x_BTC.device).expand(batch * count, -1, -1), blocks)
+
+
+def _pairs(spectrum: Tensor) -> Tensor:
+    """(blocks, N, C) seen as (F, blocks, 2 C)."""
+    blocks, coefficients, channels = spectrum.shape
+    return spectrum.view(blocks, coefficients // 2, 2 * channels).transpose(0, 1)
+
+
+def _mix(spectrum: Tensor, mixing: Tensor, out: Tensor) -> None:
+    """Multiply the pairs of every block by the filters'."""
+    torch.bmm(_pairs(spectrum), mixing, out=_pairs(out))
+
+
+def _overlap_add(blocks: Tensor, step: int, taps: int, steps: int) -> Tensor:
+    """Signals (B, T, C) whose blocks (B, count, block, C), `step` apart, were cut with zeros at the left."""
+    batch, count, _, channels = blocks.shape
+    added = blocks[:, :, :step].clone()
+    added[:, 1:, : taps - 1] += blocks[:, :-1, step:]
+    left = (taps - 1) // 2
+    return added.view(batch, count * step, channels)[:, left : left + steps]
