@@ -19,8 +19,8 @@ from trainables.batches import PreparedDataset
 from trainables.checkpoint import load_checkpoint
 from trainables.config import TrialConfig, with_values
 from trainables.fidelity import describe
-from trainables.generator import Generator
-from trainables.training import Judge
+from trainables.judge import Judge
+from trainables.networks import AnyGenerator, make_generator
 
 
 def best_state(analysis: ExperimentAnalysis) -> tuple[Trial, dict[str, Any]]:
@@ -66,7 +66,7 @@ def export_best(
     """
     trial, state = best_state(analysis)
     config = with_values(base, trial.config)
-    generator = Generator(config.model, dataset.samples)
+    generator = make_generator(config.model, dataset.samples)
     generator.load_state_dict(state["averaged"])
     metrics = {
         "trial_id": trial.trial_id,
@@ -81,8 +81,8 @@ def export_best(
     return metrics
 
 
-def _test_scores(config: TrialConfig, dataset: PreparedDataset, generator: Generator) -> dict[str, Any]:
-    judge = Judge(config, dataset, dataset.part("train"), dataset.part("test"))
+def _test_scores(config: TrialConfig, dataset: PreparedDataset, generator: AnyGenerator) -> dict[str, Any]:
+    judge = Judge(config, dataset, *(dataset.part(name, config.model) for name in ("train", "test")))
     return {**judge.score(generator), **describe(judge.fidelity)}
 
 
@@ -90,7 +90,7 @@ def _write(
     folder: Path,
     config: TrialConfig,
     dataset: PreparedDataset,
-    generator: Generator,
+    generator: AnyGenerator,
     metrics: dict[str, Any],
     name: str,
 ) -> None:

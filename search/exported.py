@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from data_prep.files import sha256
 from trainables.config import ModelConfig, from_dict
-from trainables.generator import Generator
+from trainables.networks import AnyGenerator, make_generator
 
 BEST = "best"
 CONFIG, WEIGHTS, METRICS, SCALES, CARD = (
@@ -21,11 +21,11 @@ CONFIG, WEIGHTS, METRICS, SCALES, CARD = (
     "README.md",
 )
 # Format of the folder; a later one that differs gets the next number.
-FORMAT = 2
+FORMAT = 3
 REMEDY = "export it again with search/run.py --name NAME --resume"
 
 
-def load_best(result: Path) -> tuple[Generator, dict[str, Any]]:
+def load_best(result: Path) -> tuple[AnyGenerator, dict[str, Any]]:
     """The exported generator of a result folder in evaluation mode, and its `config.json`.
 
     Raises:
@@ -39,7 +39,7 @@ def load_best(result: Path) -> tuple[Generator, dict[str, Any]]:
     for name in (WEIGHTS, SCALES):
         if sha256(folder / name) != config["sha256"][name]:
             raise ValueError(f"{folder / name} differs from its checksum; {REMEDY}")
-    generator = Generator(from_dict(ModelConfig, config["model"]), config["samples"])
+    generator = make_generator(from_dict(ModelConfig, config["model"]), config["samples"])
     generator.load_state_dict(load_file(folder / WEIGHTS))
     return generator.eval(), config
 

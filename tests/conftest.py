@@ -186,7 +186,7 @@ def trial_config():
     """The smallest training that is a training: two epochs of a narrow network."""
     return TrialConfig(
         ModelConfig(latent_dim=100, base_channels=2, kernel=8),
-        TrainingConfig(batch_size=8, n_critic=2, ema_half_life=100.0, max_epochs=2),
+        TrainingConfig(batch_size=8, n_critic=2, ema_half_life=100.0, max_epochs=2, convolution="direct"),
         EvaluationConfig(fakes=16, splits=10),
     )
 

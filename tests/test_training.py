@@ -7,7 +7,9 @@ import torch
 from trainables.batches import PreparedDataset, epoch_order
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import with_values
-from trainables.training import Gan, Judge, check_fit, generate, train
+from trainables.gan import Gan
+from trainables.judge import Judge, generate
+from trainables.training import check_fit, train
 
 
 def never(history):

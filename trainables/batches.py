@@ -1,6 +1,6 @@
 """From a prepared dataset on disk to batches of windows.
 
-Shapes: N window, C component (E, N, Z), T sample, B batch.
+Shapes: N window, C component (E, N, Z), T sample, B batch, L label and conditions.
 """
 
 import json
@@ -13,12 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.config import COMPONENTS, ModelConfig
+
 LABELS = {"noise": 0.0, "earthquake": 1.0}
+# Columns of a window's row that the conditions are made of.
+CONDITION_COLUMNS = {"magnitude": "magnitude", "log_distance": "distance_km", "depth": "depth_km"}
+# A distance below this has this one's logarithm.
+LEAST_DISTANCE_KM = 1.0
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Z-scored windows (N, 3, T) with their labels (N, 1), and from how many earthquakes they come."""
+    """Z-scored windows (N, C, T), their labels and conditions (N, L), and from how many earthquakes they come.
+
+    The first column of the label is 1 for an earthquake and 0 for noise.
+    """
 
     wave: Tensor
     label: Tensor
@@ -61,18 +70,47 @@ class PreparedDataset:
         """Windows in `train`, `val` or `test`."""
         return len(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
 
-    def part(self, name: str) -> Windows:
-        """Windows of `train`, `val` or `test`, memory-mapped."""
+    def part(self, name: str, model: ModelConfig | None = None) -> Windows:
+        """Windows of `train`, `val` or `test` as a model takes them, memory-mapped if it takes all components.
+
+        Raises:
+            ValueError: for a condition that no earthquake of the training part has.
+        """
+        model = model or ModelConfig()
         # Copy on write: torch wants writable memory, and nothing may be written to the dataset.
         wave = torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c"))
-        rows = self._rows(name)
-        label = torch.tensor([[LABELS[value]] for value in rows["label"]], dtype=torch.float32)
+        if model.components != COMPONENTS:
+            wave = wave[:, [COMPONENTS.index(letter) for letter in model.components]]
+        rows = self._rows(name, model.conditions)
+        label = self.label(rows, model.conditions)
         return Windows(wave, label, rows.loc[rows["label"] == "earthquake", "event_id"].nunique())
 
-    def _rows(self, name: str) -> Any:
+    def label(self, rows: Any, conditions: tuple[str, ...]) -> Tensor:
+        """Labels and conditions (N, L) of a table of windows, each condition in units of the training part's spread.
+
+        Noise and unknown values have a condition of 0, which is the training part's mean.
+        """
+        quake = (rows["label"] == "earthquake").to_numpy(np.float64)
+        columns = [quake]
+        for name in conditions:
+            train = self._rows("train", (name,))
+            known = _condition(train[train["label"] == "earthquake"], name)
+            if not np.isfinite(known).any():
+                raise ValueError(f"no earthquake of {self.folder}/train.parquet has a {name}; leave the condition out")
+            spread = np.nanstd(known) or 1.0
+            columns.append(np.nan_to_num((_condition(rows, name) - np.nanmean(known)) / spread) * quake)
+        return torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
+
+    def _rows(self, name: str, conditions: tuple[str, ...] = ()) -> Any:
         import pandas as pd  # here, so that training on tensors needs torch and numpy alone
 
-        return pd.read_parquet(self.folder / f"{name}.parquet", columns=["label", "event_id"])
+        columns = ["label", "event_id", *(CONDITION_COLUMNS[name] for name in conditions)]
+        return pd.read_parquet(self.folder / f"{name}.parquet", columns=columns)
+
+
+def _condition(rows: Any, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    value = rows[CONDITION_COLUMNS[name]].to_numpy(np.float64)
+    return np.log(np.maximum(value, LEAST_DISTANCE_KM)) if name == "log_distance" else value
 
 
 def epoch_order(n: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:

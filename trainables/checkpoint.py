@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from trainables.training import Gan
+from trainables.gan import Gan
 
 FILE = "training.pt"
 

@@ -8,37 +8,57 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 T = TypeVar("T")
 
 LATENT_RANGE = (100, 1000)
+ARCHITECTURES = ("seismogen", "gated")
+COMPONENTS = "ENZ"
+CONDITIONS = ("magnitude", "log_distance", "depth")
+CONVOLUTIONS = ("measured", "direct", "spectral")
 # What every random generator in use takes for a seed.
 MAX_SEED = 2**31
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the generator and the critic; the defaults are the paper's (SeismoGen, arXiv 1911.03966).
+    """Kind and sizes of the generator and the critic; the defaults are the paper's (SeismoGen, arXiv 1911.03966).
 
     `base_channels` scales every layer of both networks; `kernel` is the generator's filter length in samples;
-    `cutoff_hz` separates the critic's low and high band.
+    `cutoff_hz` separates SeismoGen's critic's low and high band. `components` are those to learn, `conditions` what of
+    an earthquake is told to both networks beside the label.
     """
 
+    architecture: str = "seismogen"
+    components: str = "ENZ"
+    conditions: tuple[str, ...] = ()
     latent_dim: int = 400
     base_channels: int = 16
     kernel: int = 128
     cutoff_hz: float = 3.75
 
     def __post_init__(self) -> None:
+        _require("architecture", self.architecture, self.architecture in ARCHITECTURES, " or ".join(ARCHITECTURES))
+        chosen = [letter for letter in COMPONENTS if letter in self.components]
+        _require("components", self.components, chosen and list(self.components) == chosen, f"some of {COMPONENTS}")
+        known = len(set(self.conditions)) == len(self.conditions) and set(self.conditions) <= set(CONDITIONS)
+        _require("conditions", list(self.conditions), known, f"some of {', '.join(CONDITIONS)}")
         low, high = LATENT_RANGE
         _require("latent_dim", self.latent_dim, low <= self.latent_dim <= high, f"{low} to {high}")
         _require("base_channels", self.base_channels, self.base_channels >= 2, "at least 2")
         _require("kernel", self.kernel, self.kernel >= 2, "at least 2 samples")
         _require("cutoff_hz", self.cutoff_hz, self.cutoff_hz > 0, "a positive frequency")
 
+    @property
+    def label_dim(self) -> int:
+        """Numbers that tell a network what to generate or judge: the label and the conditions."""
+        return 1 + len(self.conditions)
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """The WGAN-GP's own parameters (Gulrajani et al. 2017) and how long to train.
 
-    `ema_half_life` is in windows seen by the critic: the age at which a weight counts half in the averaged
-    generator.
+    Half-lives are in windows seen by the critic. `ema_half_life`: the age at which a weight counts half in the averaged
+    generator; `lr_half_life`: both learning rates halve in that time, 0 keeps them. During `pretrain_epochs` the critic
+    alone is trained, on the noise windows. `convolution` says how long convolutions are computed, not what: `direct`,
+    `spectral`, or whichever is measured to be faster.
     """
 
     batch_size: int = 32
@@ -47,13 +67,18 @@ class TrainingConfig:
     generator_lr: float = 1e-4
     critic_lr: float = 1e-4
     ema_half_life: float = 10_000.0
+    lr_half_life: float = 0.0
+    pretrain_epochs: int = 0
     max_epochs: int = 100
+    convolution: str = "measured"
 
     def __post_init__(self) -> None:
         _require("batch_size", self.batch_size, self.batch_size >= 2, "at least 2 (batch normalisation)")
         for name in ("n_critic", "max_epochs"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("penalty_weight", "ema_half_life"):
+        _require("pretrain_epochs", self.pretrain_epochs, self.pretrain_epochs >= 0, "0 or more")
+        _require("convolution", self.convolution, self.convolution in CONVOLUTIONS, " or ".join(CONVOLUTIONS))
+        for name in ("penalty_weight", "ema_half_life", "lr_half_life"):
             value = getattr(self, name)
             _require(name, value, value >= 0 and math.isfinite(value), "0 or more")
         for name in ("generator_lr", "critic_lr"):
@@ -86,7 +111,7 @@ class TrialConfig:
         _require("seed", self.seed, 0 <= self.seed < MAX_SEED, f"0 to {MAX_SEED - 1}")
 
 
-def _require(name: str, value: object, holds: bool, expected: str) -> None:
+def _require(name: str, value: object, holds: object, expected: str) -> None:
     if not holds:
         raise ValueError(f"{name} is {value}; expected {expected}")
 
@@ -112,7 +137,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return from_dict(hint, value, where=f"{path}.")  # type: ignore[arg-type]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if get_origin(hint) in (dict, list) and not isinstance(value, get_origin(hint)):
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(value)
+    if get_origin(hint) in (dict, list, tuple) and not isinstance(value, get_origin(hint)):
         raise ValueError(f"configuration key '{path}' is {value!r}; expected a {get_origin(hint).__name__}")
     if hint in (int, float, str) and (not isinstance(value, hint) or isinstance(value, bool)):
         raise ValueError(f"configuration key '{path}' is {value!r}; expected {hint.__name__}")

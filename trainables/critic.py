@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from trainables.config import ModelConfig
 from trainables.convolution import convolve, convolve_same
-from trainables.generator import COMPONENTS
 from trainables.layers import FrequencySplit, leaky_relu
 from trainables.losses import Scorer
 
@@ -31,18 +30,18 @@ class Critic(nn.Module):
             raise ValueError(f"windows of {samples} samples are too short; expected at least {MIN_SAMPLES}")
         base = config.base_channels
         self.split = FrequencySplit(samples, fs_hz, config.cutoff_hz)
-        self.low, self.high = BandBranch(2 * base), BandBranch(2 * base)
-        self.label = nn.Linear(1, samples // 2)
+        self.low, self.high = (BandBranch(len(config.components), 2 * base) for _ in range(2))
+        self.label = nn.Linear(config.label_dim, samples // 2)
         self.label_branch = nn.Conv1d(1, 2 * base, KERNEL)
         widths = [6 * base, 3 * base, 2 * base, 3 * base // 2]
         self.first, self.second, self.third = (nn.Conv1d(*pair, KERNEL) for pair in itertools.pairwise(widths))
 
     def forward(self, wave_BCT: Tensor, label_BL: Tensor) -> Tensor:
-        """Score signals (B, 3, T) given their labels: (B,), higher means more like real ones."""
+        """Score signals (B, C, T) given their labels: (B,), higher means more like real ones."""
         return self.given(label_BL)(wave_BCT)
 
     def given(self, label_BL: Tensor) -> Scorer:
-        """Look at labels once, and score batches of signals that have them, (B, 3, T), or several such together."""
+        """Look at labels once, and score batches of signals that have them, (B, C, T), or several such together."""
         branch, first, signals = self.label_branch, self.first, 2 * self.low.width
         label = leaky_relu(convolve_same(self.label(label_BL)[..., None], branch.weight, branch.bias))
         # A convolution is a sum over channels: those of the label are the same for real, generated and mixed signals.
@@ -62,13 +61,13 @@ class Critic(nn.Module):
 class BandBranch(nn.Module):
     """Features of one frequency band at half the sampling rate."""
 
-    def __init__(self, width: int):
+    def __init__(self, components: int, width: int):
         super().__init__()
         self.width = width
-        self.first, self.second = nn.Conv1d(COMPONENTS, width, KERNEL), nn.Conv1d(width, width, KERNEL)
+        self.first, self.second = nn.Conv1d(components, width, KERNEL), nn.Conv1d(width, width, KERNEL)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """(B, T, 3) to (B, T // 2, C)."""
+        """(B, T, components) to (B, T // 2, C)."""
         sides = KERNEL // 2 - 1
         x_BTC = F.pad(x_BTC, (0, 0, sides, sides))
         x_BTC = leaky_relu(convolve(x_BTC, self.first.weight, self.first.bias, stride=2))

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from trainables.config import ModelConfig
 from trainables.convolution import convolve_same
-from trainables.layers import RectifiedNorm, Repeat
+from trainables.layers import RectifiedNorm, Repeat, uniform
 from trainables.spectral import spectral_convolution
 
-COMPONENTS = 3
 STRIDE = 4
 
 
@@ -28,7 +27,7 @@ class Spread(nn.Module):
     def __init__(self, groups: int, size: int, samples: int, channels: int, kernel: int):
         super().__init__()
         bound = 1 / math.sqrt(channels * kernel)
-        self.weight, self.bias = _uniform(bound, groups, channels, kernel), _uniform(bound, groups, channels)
+        self.weight, self.bias = uniform(bound, groups, channels, kernel), uniform(bound, groups, channels)
         self.norm = RectifiedNorm(groups, channels)
         self.repeat = Repeat(STRIDE * (size - 1) + kernel, samples)
 
@@ -51,7 +50,7 @@ class LongConvolution(nn.Module):
     def __init__(self, groups: int, inputs: int, outputs: int, kernel: int):
         super().__init__()
         bound = 1 / math.sqrt(inputs * kernel)
-        self.weight, self.bias = _uniform(bound, groups, outputs, inputs, kernel), _uniform(bound, groups, outputs)
+        self.weight, self.bias = uniform(bound, groups, outputs, inputs, kernel), uniform(bound, groups, outputs)
         self.method = "spectral"
 
     def forward(self, x_GBTC: Tensor) -> Tensor:
@@ -72,25 +71,20 @@ class Generator(nn.Module):
     def __init__(self, config: ModelConfig, samples: int):
         super().__init__()
         base, kernel, latent = config.base_channels, config.kernel, config.latent_dim
-        self.latent_dim = latent
-        self.label = nn.Linear(1, latent)
+        self.latent_dim, self.components = latent, len(config.components)
+        self.label = nn.Linear(config.label_dim, latent)
         self.label_features = Spread(1, latent, samples, base, kernel)
-        self.noise_features = Spread(COMPONENTS, latent, samples, base, kernel)
+        self.noise_features = Spread(self.components, latent, samples, base, kernel)
         self.layers = nn.Sequential(
-            LongConvolution(COMPONENTS, 2 * base, 2 * base, kernel),
-            RectifiedNorm(COMPONENTS, 2 * base),
-            LongConvolution(COMPONENTS, 2 * base, 2 * base, kernel),
-            RectifiedNorm(COMPONENTS, 2 * base),
-            LongConvolution(COMPONENTS, 2 * base, 1, kernel),
+            LongConvolution(self.components, 2 * base, 2 * base, kernel),
+            RectifiedNorm(self.components, 2 * base),
+            LongConvolution(self.components, 2 * base, 2 * base, kernel),
+            RectifiedNorm(self.components, 2 * base),
+            LongConvolution(self.components, 2 * base, 1, kernel),
         )
 
     def forward(self, latent_BZ: Tensor, label_BL: Tensor) -> Tensor:
-        """Generate signals (B, 3, T) in the order E, N, Z; the output is not bounded."""
-        label_GBTC = self.label_features(self.label(label_BL)).expand(COMPONENTS, -1, -1, -1)
+        """Generate signals (B, C, T); the output is not bounded."""
+        label_GBTC = self.label_features(self.label(label_BL)).expand(self.components, -1, -1, -1)
         wave_GBT1 = self.layers(torch.cat([label_GBTC, self.noise_features(latent_BZ)], dim=3))
         return wave_GBT1[..., 0].transpose(0, 1)
-
-
-def _uniform(bound: float, *shape: int) -> nn.Parameter:
-    """As torch's own layers start."""
-    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -125,7 +125,7 @@ class _RectifyAndNormalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, counts: Tensor | None, eps: float) -> Any:
         rows = _row_weights(x, counts)
-        total = workers.count() * float(rows.sum())
+        total = workers.count() * (x.shape[1] * x.shape[2] if counts is None else float(rows.sum()))
         rectified = x.relu()
         mean = workers.total(_column_sums(rows, rectified)) / total
         positive = rectified > 0
@@ -209,3 +209,8 @@ class _Repeat(torch.autograd.Function):
 
 
 _repeat: Callable[..., Tensor] = _Repeat.apply
+
+
+def uniform(bound: float, *shape: int) -> nn.Parameter:
+    """A parameter that starts within ±bound, as those of torch's own layers do."""
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -16,7 +16,8 @@ from ray.train.torch import TorchTrainer
 from trainables.batches import PreparedDataset
 from trainables.checkpoint import load_checkpoint, save_checkpoint
 from trainables.config import TrialConfig, with_values
-from trainables.training import Gan, StopRule, train
+from trainables.gan import Gan
+from trainables.training import StopRule, train
 
 
 def run_trial(

@@ -1,9 +1,12 @@
 """Several workers training one model together, or one alone: the same code, through torch's collectives."""
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+
+T = TypeVar("T")
 
 
 def count() -> int:
@@ -24,8 +27,17 @@ def total(value: Tensor) -> Tensor:
 
 
 def share(batch: Tensor) -> Tensor:
-    """This worker's part of a batch, equal parts in the order of their numbers."""
-    return batch.chunk(count())[rank()]
+    """This worker's part of a batch: equal parts in the order of the workers; what does not divide is left out."""
+    size = len(batch) // count()
+    return batch[rank() * size : (rank() + 1) * size]
+
+
+def from_first(value: T) -> T:
+    """What the first worker has, a plain Python object."""
+    box = [value]
+    if count() > 1:
+        distributed.broadcast_object_list(box)
+    return box[0]
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
