@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, Tri
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SCHEDULERS = ("asha", "none")
 SAMPLERS = ("tpe", "random")
-UNSEARCHABLE = ("training.max_epochs",)
+UNSEARCHABLE = ("training.max_epochs", "model.components")
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,18 @@ class DriftConfig:
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What each trial takes; `max_concurrent` 0 means as many trials at once as fit."""
+    """What each trial takes; `max_concurrent` 0 means as many trials at once as fit.
 
+    The workers of a trial share its CPUs, its GPUs and each of its batches equally.
+    """
+
+    workers_per_trial: int = 1
     cpus_per_trial: int = 1
     gpus_per_trial: float = 0.0
     max_concurrent: int = 0
 
     def __post_init__(self) -> None:
+        _at_least("resources.workers_per_trial", self.workers_per_trial, 1)
         _at_least("resources.cpus_per_trial", self.cpus_per_trial, 1)
         _at_least("resources.gpus_per_trial", self.gpus_per_trial, 0)
         if self.gpus_per_trial > 1 and self.gpus_per_trial % 1:
@@ -214,6 +220,7 @@ def with_settings(config: SearchConfig, settings: Sequence[str]) -> SearchConfig
     """Lay `KEY=VALUE` texts over a configuration, in order.
 
     A single value for a parameter of the space fixes it; a list gives a range its two ends, or lists the choices.
+    What is a list itself, such as `model.conditions`, takes it whole.
 
     Raises:
         ValueError: for a text without `=`, an unknown key or a bad value.
@@ -228,7 +235,8 @@ def with_settings(config: SearchConfig, settings: Sequence[str]) -> SearchConfig
 
 def _with_setting(config: SearchConfig, key: str, value: Any) -> SearchConfig:
     """One setting; a baseline's value that the space no longer holds is left to the sampler."""
-    if isinstance(value, list) and key != "baselines":
+    holds_list = key == "baselines" or isinstance(flat(config.trial).get(key), tuple)
+    if isinstance(value, list) and not holds_list:
         domain = re_ranged(key, value, config.domains.get(key))
         baselines = [
             {name: held for name, held in point.items() if name != key or held in domain} for point in config.baselines
@@ -242,11 +250,12 @@ def _with_setting(config: SearchConfig, key: str, value: Any) -> SearchConfig:
 
 
 def parse(text: str) -> Any:
-    """A value as JSON, or the text itself where it is none."""
+    """A value as JSON, or where it is none the text itself; words in brackets, `[a, b]`, need no quotation marks."""
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError):
-        return text
+        words = re.fullmatch(r"\[([^\[\]]*)\]", text.strip())
+        return [parse(word.strip()) for word in words[1].split(",")] if words else text
 
 
 def resolved(config: SearchConfig, about: Mapping[str, Any]) -> dict[str, Any]:

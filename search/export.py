@@ -1,51 +1,75 @@
 """The best configuration of a search as a folder that needs nothing of the search: `best/`."""
 
 import math
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import ray.train
 import torch
 from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 from safetensors.torch import save_file
+from torch import Tensor
 
 from data_prep.files import sha256, write_json, write_text, written_whole
-from search.exported import BEST, CARD, CONFIG, FORMAT, METRICS, SCALES, WEIGHTS, fingerprint
+from search.exported import BEST, CARD, CONFIG, FORMAT, METRICS, RECORDS, WEIGHTS, fingerprint
+from search.space import shown
 from search.trials import trial_rows
 from trainables.batches import PreparedDataset
-from trainables.checkpoint import load_checkpoint
-from trainables.config import TrialConfig, with_values
+from trainables.checkpoint import load_first
+from trainables.config import ModelConfig, TrialConfig, with_values
 from trainables.fidelity import describe
 from trainables.judge import Judge
 from trainables.networks import AnyGenerator, make_generator
 
+# What Ray Train keeps of a run, from its first checkpoint on.
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+
 
 def best_state(analysis: ExperimentAnalysis) -> tuple[Trial, dict[str, Any]]:
-    """The trial with the lowest score, and the training's state at the epoch that reached it.
+    """The trial with the lowest score; its averaged generator and its reports, up to the epoch that reached it.
+
+    A damaged checkpoint is told of on stderr, and the next best one taken.
 
     Raises:
-        ValueError: if no trial has reported a finite score.
+        ValueError: if no trial has reported a finite score, or no checkpoint is whole.
     """
     kept = [
-        (result.metrics["score"], trial, result.checkpoint)
+        (result.metrics["best_score"], trial, Path(result.checkpoint.path))
         for trial in analysis.trials
-        for result in _checkpoints(trial)
-        if math.isfinite(result.metrics["score"])
+        for result in reversed(_checkpoints(trial))
+        if math.isfinite(result.metrics["best_score"])
     ]
     if not kept:
         raise ValueError(f"no trial has finished an epoch with a finite score: nothing to export{_why(analysis)}")
-    _, trial, checkpoint = min(kept, key=lambda candidate: candidate[0])
-    with checkpoint.as_directory() as folder:
-        return trial, load_checkpoint(Path(folder))
+    kept.sort(key=lambda candidate: candidate[0])
+    state, damage = load_first([folder for *_, folder in kept])
+    print(*damage, sep="\n", end="\n" if damage else "", file=sys.stderr)
+    if state is None:
+        raise ValueError("no checkpoint of this search is whole: nothing to export; start another search")
+    return kept[len(damage)][1], state["best"]
+
+
+class _Kept(NamedTuple):
+    """A checkpoint and the metrics reported beside it."""
+
+    checkpoint: Any
+    metrics: dict[str, Any]
 
 
 def _checkpoints(trial: Trial) -> list[Any]:
-    """The checkpoints that Tune has kept of a trial, with the metrics reported beside them."""
-    manager: Any = trial.run_metadata.checkpoint_manager
-    return list(manager.best_checkpoint_results)
+    """The checkpoints that are kept of a trial: by Tune, or by the Ray Train run of its several workers."""
+    run = Path(trial.remote_experiment_path, trial.trial_id)
+    if not (run / SNAPSHOT).is_file():
+        manager: Any = trial.run_metadata.checkpoint_manager
+        return list(manager.best_checkpoint_results)
+    # Ray Train's JSON has no infinity: it comes back as None.
+    kept = ray.train.Result.from_path(run).best_checkpoints or []
+    return [_Kept(checkpoint, metrics) for checkpoint, metrics in kept if metrics["best_score"] is not None]
 
 
 def _why(analysis: ExperimentAnalysis) -> str:
@@ -97,36 +121,51 @@ def _write(
     weights = {key: value.contiguous() for key, value in generator.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
     write_json(folder / METRICS, metrics)
-    save_file(_scales(dataset), folder / SCALES)
+    save_file(_records(dataset, config.model), folder / RECORDS)
     shape = {"samples": dataset.samples, "fs_hz": dataset.fs_hz, "labels": dataset.labels}
-    content = {"format": FORMAT, **shape, **asdict(config), "sha256": None}
-    checksums = {name: sha256(folder / name) for name in (WEIGHTS, SCALES)} | {CONFIG: fingerprint(content)}
+    content = {"format": FORMAT, **shape, "standards": _standards(dataset, config.model), **asdict(config)}
+    content["sha256"] = None
+    checksums = {name: sha256(folder / name) for name in (WEIGHTS, RECORDS)} | {CONFIG: fingerprint(content)}
     write_json(folder / CONFIG, {**content, "sha256": checksums})
-    write_text(folder / CARD, _card(name, dataset, metrics))
+    write_text(folder / CARD, _card(name, dataset, config.model, metrics))
 
 
-def _scales(dataset: PreparedDataset) -> dict[str, torch.Tensor]:
-    """Standard deviations of the training windows in cm/s² (N, 3) by label: what normalising took away."""
-    columns = [f"std_{component}_cm_s2" for component in "enz"]
-    rows = pd.read_parquet(dataset.folder / "train.parquet", columns=["label", *columns]).dropna()
-    return {
-        str(label): torch.tensor(some[columns].to_numpy(np.float32)).contiguous()
-        for label, some in rows.groupby("label")
-    }
+def _records(dataset: PreparedDataset, model: ModelConfig) -> dict[str, Tensor]:
+    """Of the training records of each label: label and conditions (N, L), and the scales of the same records (N, C).
+
+    The scales are the standard deviations in cm/s² that normalising took away, NaN for a record of unknown unit.
+    """
+    rows = pd.read_parquet(dataset.folder / "train.parquet")
+    label = dataset.label(rows, model.conditions)
+    columns = [f"std_{component.lower()}_cm_s2" for component in model.components]
+    scale = torch.tensor(rows[columns].to_numpy(np.float32))
+    records: dict[str, Tensor] = {}
+    for name in dataset.labels:
+        chosen = torch.tensor(rows["label"] == name)
+        records |= {f"{name}.label": label[chosen], f"{name}.scale": scale[chosen]}
+    return records
 
 
-def _card(name: str, dataset: PreparedDataset, metrics: dict[str, Any]) -> str:
+def _standards(dataset: PreparedDataset, model: ModelConfig) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation that a condition was standardised with, to tell the generator of any other value."""
+    standards = dataset.standards(model.conditions)
+    return {name: {"mean": mean, "std": std} for name, (mean, std) in standards.items()}
+
+
+def _card(name: str, dataset: PreparedDataset, model: ModelConfig, metrics: dict[str, Any]) -> str:
     validation, test = metrics["validation"]["score"], metrics["test"]["score"]
     trust = (
         ""
         if metrics["test"]["resolvable"]
         else ("\nToo few windows or events to resolve the score: differences of this size may be chance.\n")
     )
-    parameters = "\n".join(f"| `{key}` | {value:.4g} |" for key, value in sorted(metrics["parameters"].items()))
+    told = ", ".join(["label", *model.conditions, "the components' scales in cm/s²"])
+    parameters = "\n".join(f"| `{key}` | {shown(value)} |" for key, value in sorted(metrics["parameters"].items()))
     return f"""# Generator of search `{name}`, trial {metrics["trial_id"]}
 
-Three-component accelerograms (E, N, Z), {dataset.samples} samples at {dataset.fs_hz:g} Hz, each normalised to mean 0
-and standard deviation 1; `scales.safetensors` holds the standard deviations of the training records in cm/s².
+Accelerograms, {dataset.samples} samples at {dataset.fs_hz:g} Hz, each component ({", ".join(model.components)})
+normalised to mean 0 and standard deviation 1. What belongs to one training record is drawn together from
+`{RECORDS}`: {told}.
 
 | score (1 = as close as real data to themselves) | value |
 |---|---|

@@ -2,22 +2,23 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from data_prep.files import sha256
 from trainables.config import ModelConfig, from_dict
 from trainables.networks import AnyGenerator, make_generator
 
 BEST = "best"
-CONFIG, WEIGHTS, METRICS, SCALES, CARD = (
+CONFIG, WEIGHTS, METRICS, RECORDS, CARD = (
     "config.json",
     "generator.safetensors",
     "metrics.json",
-    "scales.safetensors",
+    "records.safetensors",
     "README.md",
 )
 # Format of the folder; a later one that differs gets the next number.
@@ -32,11 +33,11 @@ def load_best(result: Path) -> tuple[AnyGenerator, dict[str, Any]]:
         ValueError: if the folder has no complete export, or one whose files have changed since.
     """
     folder = result / BEST
-    for name in (CONFIG, WEIGHTS, SCALES):
+    for name in (CONFIG, WEIGHTS, RECORDS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} does not exist; expected the folder of a finished search, results/NAME")
     config = _read_config(folder / CONFIG)
-    for name in (WEIGHTS, SCALES):
+    for name in (WEIGHTS, RECORDS):
         if sha256(folder / name) != config["sha256"][name]:
             raise ValueError(f"{folder / name} differs from its checksum; {REMEDY}")
     generator = make_generator(from_dict(ModelConfig, config["model"]), config["samples"])
@@ -63,13 +64,25 @@ def fingerprint(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load_scales(result: Path, label: str) -> torch.Tensor:
-    """Standard deviations in cm/s² to scale waveforms of a label with, (N, 3).
+@dataclass(frozen=True)
+class Records:
+    """What a waveform takes from one training record: label and conditions (N, L), scales in cm/s² (N, C)."""
+
+    label: Tensor
+    scale: Tensor
+
+
+def load_records(result: Path, label: str, scaled: bool) -> Records:
+    """The training records of a label; if they are to scale waveforms, only those of known unit.
 
     Raises:
         ValueError: the unit of no training record of that label was known.
     """
-    scales = load_file(result / BEST / SCALES)
-    if label not in scales:
+    kept = load_file(result / BEST / RECORDS)
+    records = Records(kept[f"{label}.label"], kept[f"{label}.scale"])
+    if not scaled:
+        return records
+    known = records.scale.isfinite().all(1)
+    if not known.any():
         raise ValueError(f"{result}: its training records of {label} have no known unit; generate them normalised")
-    return scales[label]
+    return Records(records.label[known], records.scale[known])

@@ -18,7 +18,9 @@ COLOURS = {"real": "#1f4e79", "generated": "#c0504d"}
 BANDS_SHOWN = (0.16, 0.84)
 
 
-def draw_waveforms(real_NCT: Tensor, generated_NCT: Tensor, band: Band, title: str, file: Path) -> None:
+def draw_waveforms(
+    real_NCT: Tensor, generated_NCT: Tensor, components: str, band: Band, title: str, file: Path
+) -> None:
     """Write a PNG: a few records of each kind, and the median and 16-84 % band of spectrum and envelope of all."""
     figure = Figure(figsize=(13, 8), layout="constrained")
     figure.suptitle(title)
@@ -29,7 +31,7 @@ def draw_waveforms(real_NCT: Tensor, generated_NCT: Tensor, band: Band, title: s
     kinds = {"real": real_NCT, "generated": metrics.z_score(generated_NCT)}
     for kind, wave in kinds.items():
         for i in range(min(SHOWN, len(wave))):
-            _draw_record(axes[f"{kind}{i}"], wave[i], band.fs_hz, COLOURS[kind])
+            _draw_record(axes[f"{kind}{i}"], wave[i], components, band.fs_hz, COLOURS[kind])
         axes[f"{kind}0"].set_title(kind)
         for i in range(SHOWN - 1):
             axes[f"{kind}{i}"].tick_params(labelbottom=False)
@@ -47,12 +49,12 @@ def draw_waveforms(real_NCT: Tensor, generated_NCT: Tensor, band: Band, title: s
         figure.savefig(aside, dpi=110)
 
 
-def _draw_record(axis: Any, wave_CT: Tensor, fs_hz: float, colour: str) -> None:
+def _draw_record(axis: Any, wave_CT: Tensor, components: str, fs_hz: float, colour: str) -> None:
     time = np.arange(wave_CT.shape[-1]) / fs_hz
-    for position, (name, signal) in enumerate(zip("ENZ", wave_CT, strict=True)):
+    for position, (name, signal) in enumerate(zip(components, wave_CT, strict=True)):
         axis.plot(time, signal.numpy() - position * SPACING, colour, linewidth=0.6)
         axis.text(0.005, -position * SPACING + 1.5, name, transform=axis.get_yaxis_transform(), fontsize=8)
-    axis.set(yticks=[], ylim=(-2.7 * SPACING, 0.8 * SPACING), xlim=(0, time[-1]))
+    axis.set(yticks=[], ylim=((0.3 - len(components)) * SPACING, 0.8 * SPACING), xlim=(0, time[-1]))
 
 
 def _draw_band(axis: Any, x: np.ndarray, feature_NCF: Tensor, kind: str) -> None:

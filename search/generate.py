@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_prep.command import Parser, run_command
 from data_prep.files import write_npy, written_whole
-from search.exported import load_best, load_scales
+from search.exported import load_best, load_records
 from trainables.batches import LABELS
 from trainables.config import MAX_SEED
 from trainables.metrics import z_score
@@ -24,7 +24,9 @@ UNITS = ("normalised", "cm/s2")
 
 @torch.no_grad()
 def generated(result: Path, count: int, label: str, units: str, seed: int) -> Iterator[Tensor]:
-    """Waveforms (B, 3, T) a batch at a time: z-scored, or scaled as one training record's components were, in cm/s².
+    """Waveforms (B, C, T) a batch at a time: z-scored, or scaled as one training record's components were, in cm/s².
+
+    Conditions, and scales whose ratios are H/V, belong together: each waveform takes them all from one record.
 
     Raises:
         ValueError: if the generator was not trained on that label, or not on records of known unit.
@@ -32,19 +34,19 @@ def generated(result: Path, count: int, label: str, units: str, seed: int) -> It
     generator, config = load_best(result)
     if label not in config["labels"]:
         raise ValueError(f"{result} was trained on {' and '.join(config['labels'])} alone; it cannot generate {label}")
-    scales = load_scales(result, label) if units == "cm/s2" else torch.ones(1, 3)
+    scaled = units == "cm/s2"
+    records = load_records(result, label, scaled)
     rng = torch.Generator().manual_seed(seed)
     for start in range(0, count, BATCH):
         size = min(BATCH, count - start)
         latent = torch.randn(size, generator.latent_dim, generator=rng)
-        wave = z_score(generator(latent, torch.full((size, 1), LABELS[label])))
-        # The three scales belong together: their ratios are the record's H/V.
-        scale = scales[torch.randint(len(scales), (size,), generator=rng)][..., None]
-        yield wave * scale
+        record = torch.randint(len(records.label), (size,), generator=rng)
+        wave = z_score(generator(latent, records.label[record]))
+        yield wave * records.scale[record, :, None] if scaled else wave
 
 
 def write_array(batches: Iterator[Tensor], count: int, file: Path) -> None:
-    """Write float32 (count, 3, T) without ever holding it all."""
+    """Write float32 (count, C, T) without ever holding it all."""
     first = next(batches)
     with written_whole(file) as aside:
         write_npy(aside, (count, *first.shape[1:]), (batch.numpy() for batch in chain([first], batches)))
@@ -78,8 +80,8 @@ def main() -> None:
     """The command line."""
     parser = Parser(description="Generate waveforms with the best generator of a search.")
     parser.add_argument("result", type=Path, help="folder of a finished search, such as results/demo-1")
-    parser.add_argument("--count", type=int, required=True, help="how many three-component waveforms")
-    parser.add_argument("--out", type=Path, required=True, help="file to write: .npy, float32 (count, 3, T)")
+    parser.add_argument("--count", type=int, required=True, help="how many waveforms, of all components each")
+    parser.add_argument("--out", type=Path, required=True, help="file to write: .npy, float32 (count, C, T)")
     parser.add_argument("--label", choices=sorted(LABELS), default="earthquake")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--units", choices=UNITS, default=UNITS[0], help="cm/s2 scales as training records are")

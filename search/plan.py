@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from search.config import SearchConfig, parse, preset, read_config, with_settings
+from search.space import shown
 from trainables.config import flat, with_values
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -160,13 +161,13 @@ def show(plan: Plan, console: Console) -> None:
     fixed = {key: value for key, value in flat(config).items() if key not in ("space", "baselines", *config.space)}
     table = Table("key", "value", title="Configuration (--set KEY=VALUE changes any)", title_justify="left")
     for key, value in fixed.items():
-        table.add_row(key, escape(str(value)))
+        table.add_row(key, escape(shown(value, 10)))
     console.print(table)
     if config.baselines:
         runs = [f"run {number + 1}" for number in range(len(config.baselines))]
         table = Table("parameter", *runs, title="Tried first", title_justify="left")
         for key in config.space:
-            table.add_row(key, *[f"{point[key]:g}" if key in point else "drawn" for point in config.baselines])
+            table.add_row(key, *[shown(point[key], 6) if key in point else "drawn" for point in config.baselines])
         console.print(table)
     resources = config.resources
     console.print(

@@ -46,6 +46,14 @@ class Progress(Callback):
         self._drawn_s = now
         self.show(trials)
 
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Tune calls this at each report; what a trial warns of is shown at once."""
+        if result.get("warning"):
+            warning = f"Trial {trial.trial_id}: {result['warning']}"
+            self._console.print(warning, style="yellow", markup=False, highlight=False)
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tune calls this when a trial has ended well."""
         self._news.add(trial.trial_id)

@@ -36,7 +36,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any key of the configuration or the space: model.base_channels=8, training.n_critic=[1,5]; repeatable",
+        help="any key of the configuration or the space; repeatable. Fix a value: model.base_channels=8; search a "
+        "range or choices: training.n_critic=[1,5], model.architecture=[seismogen,gated]; give a list its items: "
+        "model.conditions=[magnitude,depth]",
     )
     parser.add_argument("--trial", metavar="RESULT:ID", help="train one configuration of an earlier result again")
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted search --name")

@@ -29,10 +29,11 @@ from search.figure import draw_waveforms
 from search.generate import write_waveforms
 from search.plan import DEMO_DATA, PROJECT, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
+from search.space import shown
 from search.tracking import Tracking, resolved_mode
 from search.trials import trial_rows, write_trials
-from search.tuner import has_state, run_search, start_ray
-from trainables.batches import PreparedDataset
+from search.tuner import has_state, run_search, start_ray, trials_at_once
+from trainables.batches import LABELS, PreparedDataset
 from trainables.config import flat, with_values
 from trainables.fidelity import MIN_EVENTS, MIN_WINDOWS, Band
 from trainables.training import check_fit
@@ -48,12 +49,14 @@ def run(plan: Plan, console: Console) -> bool:
     data = plan.data or _demo_data(plan.folder.parent, console)
     open_dataset(data)  # verifies every checksum
     dataset = PreparedDataset.open(data)
+    dataset.verify()
     _check_fit_of_space(plan.config, dataset)
     _say_what_is_judged(dataset, console)
     if plan.resume:
         _check_resumable(plan.folder, data)
-    start_ray()
+    start_ray(dashboard=plan.config.resources.workers_per_trial > 1)
     config = replace(plan.config, resources=_fitting(plan.config.resources, console))
+    trials_at_once(config)  # or an error, before anything is written
     if not plan.resume:
         _create(plan.folder, config, data)
     with _alone(plan.folder):
@@ -135,11 +138,11 @@ def _fitting(resources: ResourcesConfig, console: Console) -> ResourcesConfig:
     there = ray.cluster_resources()
     if resources.gpus_per_trial and not there.get("GPU"):
         console.print("[yellow]No GPU found:[/] trials run on the CPU, many times slower.", highlight=False)
-        resources = replace(resources, gpus_per_trial=0.0, cpus_per_trial=1)
+        resources = replace(resources, gpus_per_trial=0.0, cpus_per_trial=resources.workers_per_trial)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name, asked in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
         most = max(node.get(name, 0) for node in nodes)
-        if asked > most:
+        if asked > most and resources.workers_per_trial == 1:
             key = f"resources.{name.lower()}s_per_trial"
             raise ValueError(
                 f"{key} is {asked:g}, but no machine has more than {most:g}; choose fewer with --set {key}=N"
@@ -176,10 +179,11 @@ def _finish(
 ) -> None:
     metrics = export_best(analysis, config.trial, dataset, folder)
     write_waveforms(folder, GENERATED_COUNT, folder / GENERATED, seed=config.seed)
-    score = metrics["validation"]["score"]
+    score, validation = metrics["validation"]["score"], dataset.part("val", config.model)
     draw_waveforms(
-        dataset.part("val").wave,
+        validation.wave[validation.label[:, 0] == LABELS["earthquake"]],
         torch.from_numpy(np.load(folder / GENERATED)),
+        config.model.components,
         Band(dataset.fs_hz, *dataset.usable_band_hz),
         f"{folder.name}, trial {metrics['trial_id']}, score {score:.2f} (1 = as close as real to real)",
         folder / FIGURE,
@@ -189,7 +193,7 @@ def _finish(
 
 def _say_where_everything_is(metrics: dict[str, Any], config: SearchConfig, folder: Path, console: Console) -> None:
     where, trial_id = shown_path(folder), metrics["trial_id"]
-    parameters = ", ".join(f"{key.partition('.')[2]} {value:.3g}" for key, value in metrics["parameters"].items())
+    parameters = ", ".join(f"{key.partition('.')[2]} {shown(value, 3)}" for key, value in metrics["parameters"].items())
     results = ("--results", shown_path(folder.parent))
     lines = [
         f"Best: trial {trial_id}, score {metrics['validation']['score']:.2f} on validation, "

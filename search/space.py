@@ -59,6 +59,13 @@ class Choices:
         return " or ".join(str(choice) for choice in self.choices)
 
 
+def shown(value: Any, digits: int = 4) -> str:
+    """A value of the configuration as text, numbers to so many digits."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(shown(item, digits) for item in value)}]"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
 Domain = Range | Choices
 Space = Mapping[str, Domain]
 

@@ -146,8 +146,11 @@ def strong_motion():
     return folder
 
 
-def _write_prepared(folder, windows=60, samples=400, fs_hz=40.0, events=30, seed=0):
-    """A prepared dataset of z-scored noise under a random envelope, as prepare.py writes it."""
+def _write_prepared(folder, windows=60, samples=400, fs_hz=40.0, events=30, seed=0, noise_every=0):
+    """A prepared dataset of z-scored noise under a random envelope, as prepare.py writes it.
+
+    Every so many windows, one is labelled noise, of no event and of unknown unit.
+    """
     rng = np.random.default_rng(seed)
     time = np.arange(samples) / fs_hz
     onset = rng.uniform(1, 3, (windows, 1, 1))
@@ -160,8 +163,16 @@ def _write_prepared(folder, windows=60, samples=400, fs_hz=40.0, events=30, seed
             "usable_low_hz": 0.5,
             "usable_high_hz": 16.0,
             **{f"std_{c}_cm_s2": rng.uniform(1, 50, windows) for c in "enz"},
+            "magnitude": rng.uniform(4, 6.5, windows),
+            "distance_km": rng.uniform(2, 100, windows),
+            "depth_km": rng.uniform(1, 20, windows),
         }
     )
+    if noise_every:
+        noise = rows.index % noise_every == 0
+        rows.loc[noise, ["label", "event_id"]] = ["noise", ""]
+        unknown = ["magnitude", "distance_km", "depth_km", *(f"std_{c}_cm_s2" for c in "enz")]
+        rows.loc[noise, unknown] = np.nan
     part = pd.Series(["train"] * (windows - windows // 2) + ["val", "test"] * (windows // 4))[:windows]
     folder.mkdir(parents=True)
     rejected = pd.DataFrame({"record": [], "kind": [], "reason": []})
@@ -182,6 +193,12 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture
+def mixed(tmp_path):
+    """Folder of a small prepared dataset whose every third window is noise; a test may change it."""
+    return _write_prepared(tmp_path / "mixed", noise_every=3)
+
+
+@pytest.fixture
 def trial_config():
     """The smallest training that is a training: two epochs of a narrow network."""
     return TrialConfig(
@@ -199,7 +216,7 @@ def cluster():
     ray.init(
         address="local",
         num_cpus=2,
-        include_dashboard=False,
+        include_dashboard=True,  # Ray Train asks it when to give back the places of a stopped trial's workers
         log_to_driver=False,
         logging_level="ERROR",
         object_store_memory=100 * 2**20,

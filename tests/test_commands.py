@@ -84,7 +84,7 @@ def test_prepare_refuses_bad_input_and_writes_nothing(given, tmp_path, spoil):
     [
         (["--num-samples", "0"], "num_samples is 0; expected at least 1"),
         (["--preset", "sicily"], "unknown preset 'sicily'; expected one of demo, itaca"),
-        (["--set", "model.colour=3"], "unknown configuration key 'model.colour'; known here: base_channels"),
+        (["--set", "model.colour=3"], "unknown configuration key 'model.colour'; known here: architecture"),
         (["--name", "x", "--resume"], "check --name and --results"),
     ],
 )

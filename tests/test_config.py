@@ -1,9 +1,14 @@
+import io
+import re
 from dataclasses import asdict
 
 import pytest
+from rich.console import Console
 
+from search import plan
 from search.config import PRESETS, SearchConfig, preset, read_config, with_settings
-from search.space import Choices, Range, domain_from_json
+from search.run import parse_arguments
+from search.space import Choices, Range, domain_from_json, shown
 from trainables.config import ModelConfig, TrainingConfig, TrialConfig, flat, from_dict, with_values
 
 
@@ -11,7 +16,15 @@ from trainables.config import ModelConfig, TrainingConfig, TrialConfig, flat, fr
     ("cls", "values", "message"),
     [
         (ModelConfig, {"latent_dim": 99}, "latent_dim is 99; expected 100 to 1000"),
-        (ModelConfig, {"latent_dim": 1001}, "latent_dim is 1001"),
+        (ModelConfig, {"latent_dim": 1001}, "latent_dim is 1001; expected 100 to 1000"),
+        (ModelConfig, {"architecture": "unet"}, "architecture is unet; expected seismogen or gated"),
+        (ModelConfig, {"components": "XYZ"}, "components is XYZ; expected some of ENZ, in this order"),
+        (ModelConfig, {"components": "ZE"}, "components is ZE; expected some of ENZ, in this order"),
+        (ModelConfig, {"components": "EE"}, "components is EE"),
+        (ModelConfig, {"components": ""}, "components is ; expected some of ENZ"),
+        (ModelConfig, {"conditions": ("vs30",)}, r"conditions is \['vs30'\]; expected some of magnitude, log_dist"),
+        (ModelConfig, {"conditions": ("depth", "depth")}, r"conditions is \['depth', 'depth'\]"),
+        (ModelConfig, {"kernel": 1}, "kernel is 1; expected at least 2 samples"),
         (ModelConfig, {"base_channels": 0}, "base_channels"),
         (ModelConfig, {"cutoff_hz": float("nan")}, "cutoff_hz"),
         (TrainingConfig, {"batch_size": 1}, "batch_size"),
@@ -19,6 +32,11 @@ from trainables.config import ModelConfig, TrainingConfig, TrialConfig, flat, fr
         (TrainingConfig, {"generator_lr": float("inf")}, "generator_lr"),
         (TrainingConfig, {"penalty_weight": -1.0}, "penalty_weight"),
         (TrainingConfig, {"n_critic": 0}, "n_critic"),
+        (TrainingConfig, {"lr_half_life": -1.0}, "lr_half_life is -1.0; expected 0 or more"),
+        (TrainingConfig, {"lr_half_life": float("nan")}, "lr_half_life"),
+        (TrainingConfig, {"ema_half_life": float("inf")}, "ema_half_life"),
+        (TrainingConfig, {"pretrain_epochs": -1}, "pretrain_epochs is -1; expected 0 or more"),
+        (TrainingConfig, {"convolution": "fast"}, "convolution is fast; expected measured or direct or spectral"),
     ],
 )
 def test_values_outside_their_range_are_refused_by_name(cls, values, message):
@@ -42,6 +60,10 @@ def test_a_configuration_survives_json():
         ({"model.latent_dim": True}, "expected int"),
         ({"seed": False}, "expected int"),
         ({"model": 3}, "expected a group of keys"),
+        ({"model.components": ["Z"]}, r"'model.components' is \['Z'\]; expected str"),
+        ({"model.conditions": "depth"}, r"'model.conditions' is 'depth'; expected a list in brackets, \[a, b\]"),
+        ({"model.conditions": [3]}, "'model.conditions' is 3; expected str"),
+        ({"training.pretrain_epochs": 1.5}, "'training.pretrain_epochs' is 1.5; expected int"),
     ],
 )
 def test_unknown_keys_and_wrong_types_are_refused(values, message):
@@ -53,6 +75,13 @@ def test_flat_keys_and_back():
     config = preset("itaca").trial
     assert flat(config)["model.latent_dim"] == 800
     assert with_values(TrialConfig(), flat(config)) == config
+
+
+def test_a_list_in_json_is_a_tuple_in_the_configuration():
+    config = with_values(TrialConfig(), {"model.conditions": ["magnitude", "depth"]})
+    assert config.model.conditions == ("magnitude", "depth")
+    assert config.model.label_dim == 3
+    assert from_dict(TrialConfig, asdict(config)) == config
 
 
 def test_sampled_values_are_laid_over_the_base():
@@ -107,6 +136,39 @@ def test_a_baseline_s_value_outside_the_new_range_is_left_to_the_sampler():
     assert [point.get("training.batch_size") for point in config.baselines] == [None, 32, 32]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.00012345678, "0.0001235"),
+        (1e-4, "0.0001"),
+        (800, "800"),
+        (123456, "123456"),
+        ("gated", "gated"),
+        (("depth", "magnitude"), "[depth, magnitude]"),
+        ((), "[]"),
+    ],
+)
+def test_values_are_shown_as_set_takes_them(value, text):
+    assert shown(value) == text
+
+
+def test_a_searched_text_and_a_list_are_shown_before_the_search(tmp_path):
+    settings = [
+        "model.architecture=[seismogen, gated]",
+        'baselines=[{"model.architecture": "gated"}]',
+        "model.conditions=[depth]",
+    ]
+    arguments = ["--results", str(tmp_path), *(part for text in settings for part in ("--set", text))]
+    stream = io.StringIO()
+    plan.show(plan.make(parse_arguments(arguments), {}), Console(file=stream, width=200))
+    for expected in (
+        r"model.architecture +│ seismogen or gated",
+        r"model.architecture +│ gated",
+        r"conditions +│ \[depth\]",
+    ):
+        assert re.search(expected, stream.getvalue())
+
+
 def test_whole_ends_of_a_real_parameter_s_range_stay_real():
     (low, high) = (
         with_settings(preset("itaca"), ["training.penalty_weight=[1, 50]"]).domains["training.penalty_weight"].ends
@@ -119,10 +181,33 @@ def test_setting_a_list_for_a_fixed_parameter_makes_it_a_choice():
     assert config.domains["model.kernel"] == Choices((32, 64))
 
 
+@pytest.mark.parametrize("text", ['["seismogen", "gated"]', "[seismogen,gated]", " [seismogen, gated]"])
+def test_words_in_brackets_need_no_quotation_marks(text):
+    config = with_settings(preset("demo"), [f"model.architecture={text}"])
+    assert config.domains["model.architecture"] == Choices(("seismogen", "gated"))
+
+
+@pytest.mark.parametrize(
+    ("text", "conditions"),
+    [("[magnitude, depth]", ("magnitude", "depth")), ('["depth"]', ("depth",)), ("[depth]", ("depth",)), ("[]", ())],
+)
+def test_what_is_a_list_itself_is_given_whole(text, conditions):
+    config = with_settings(preset("demo"), [f"model.conditions={text}"])
+    assert config.model.conditions == conditions
+    assert config.space == preset("demo").space
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("model.latent_dim", "expected KEY=VALUE"),
+        ("model.latent_dim=99", "latent_dim is 99"),
+        ("model.architecture=[seismogen,unet]", "architecture is unet; expected seismogen or gated"),
+        ("model.components=ZE", "components is ZE"),
+        ("model.components=[Z,ENZ]", "model.components cannot be searched: scores would not be comparable"),
+        ("model.conditions=depth", r"'model.conditions' is 'depth'; expected a list in brackets, \[a, b\]"),
+        ("model.conditions=[depth,vs30]", r"conditions is \['depth', 'vs30'\]; expected some of magnitude"),
+        ("model.conditions=[[depth]]", r"'model.conditions' is '\[\[depth\]\]'; expected a list"),
         ("model.colour=1", "unknown configuration key 'model.colour'"),
         ("model.latent_dim=[50, 200]", "latent_dim is 50"),
         ("model.latent_dim=[1, 2, 3]", "two ends"),

@@ -3,12 +3,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trainables.config import ModelConfig
+from trainables import critic, gated
+from trainables.config import ARCHITECTURES, CONDITIONS, ModelConfig
 from trainables.convolution import convolve, convolve_same
-from trainables.critic import MIN_SAMPLES, Critic
+from trainables.critic import Critic
+from trainables.gated import GatedConvolution
 from trainables.generator import Generator
 from trainables.layers import FrequencySplit, RectifiedNorm, leaky_relu
+from trainables.networks import make_critic, make_generator
 from trainables.spectral import spectral_convolution
+
+LEAST_SAMPLES = {"seismogen": critic.MIN_SAMPLES, "gated": gated.MIN_SAMPLES}
+both_architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
 def parameters(network):
@@ -20,19 +26,40 @@ def test_the_paper_s_size_has_the_paper_s_parameters():
     assert parameters(Critic(ModelConfig(), 1600, 40.0)) == pytest.approx(0.15e6, rel=0.02)
 
 
+def small(architecture, samples=400, **values):
+    """A small generator in evaluation mode and its critic."""
+    values = {"latent_dim": 100, "base_channels": 2, "kernel": 8} | values
+    config = ModelConfig(architecture=architecture, **values)
+    return make_generator(config, samples).eval(), make_critic(config, samples, 40.0)
+
+
 @pytest.mark.parametrize("latent_dim", [100, 357, 1000])
-@pytest.mark.parametrize("samples", [MIN_SAMPLES, 401, 1024])
-def test_any_length_and_any_latent_dimension(samples, latent_dim):
-    config = ModelConfig(latent_dim=latent_dim, base_channels=2, kernel=9)
+@pytest.mark.parametrize(
+    ("architecture", "samples"),
+    [(name, samples) for name, least in LEAST_SAMPLES.items() for samples in (least, least + 1, 401, 1023, 1024)],
+)
+def test_any_length_and_any_latent_dimension(architecture, samples, latent_dim):
+    generator, critic = small(architecture, samples, latent_dim=latent_dim, kernel=9)
     label = torch.ones(2, 1)
-    wave = Generator(config, samples)(torch.randn(2, latent_dim), label)
+    wave = generator(torch.randn(2, latent_dim), label)
     assert wave.shape == (2, 3, samples)
-    assert Critic(config, samples, 40.0)(wave, label).shape == (2,)
+    assert critic(wave, label).shape == (2,)
 
 
-def test_shorter_windows_than_the_critic_can_see_are_refused():
-    with pytest.raises(ValueError, match="391 samples are too short; expected at least 392"):
-        Critic(ModelConfig(), MIN_SAMPLES - 1, 40.0)
+@pytest.mark.parametrize(("architecture", "least"), [("seismogen", 392), ("gated", 256)])
+def test_shorter_windows_than_the_critic_can_see_are_refused(architecture, least):
+    with pytest.raises(ValueError, match=f"{least - 1} samples are too short; expected at least {least}"):
+        small(architecture, least - 1)
+
+
+@both_architectures
+@pytest.mark.parametrize("components", ["Z", "EN", "EZ", "ENZ"])
+def test_networks_have_the_components_to_learn(architecture, components):
+    generator, critic = small(architecture, components=components, conditions=("depth",))
+    label = torch.ones(2, 2)
+    wave = generator(torch.randn(2, 100), label)
+    assert wave.shape == (2, len(components), 400)
+    assert critic(wave, label).shape == (2,)
 
 
 def same_by_torch(x_BTC, weight, bias):
@@ -92,8 +119,9 @@ def test_a_cut_off_above_the_nyquist_frequency_is_refused():
         FrequencySplit(400, 40.0, 20.0)
 
 
-def test_the_critic_judges_each_signal_on_its_own():
-    critic = Critic(ModelConfig(base_channels=2), 400, 40.0)
+@both_architectures
+def test_the_critic_judges_each_signal_on_its_own(architecture):
+    _, critic = small(architecture)
     wave, label = torch.randn(4, 3, 400), torch.ones(4, 1)
     torch.testing.assert_close(critic(wave, label)[:1], critic(wave[:1], label[:1]))
     assert not any(
@@ -101,18 +129,40 @@ def test_the_critic_judges_each_signal_on_its_own():
     )
 
 
-def test_both_networks_depend_on_the_label():
-    config = ModelConfig(latent_dim=100, base_channels=2, kernel=8)
-    generator, critic = Generator(config, 400).eval(), Critic(config, 400, 40.0)
-    latent = torch.randn(2, 100)
-    quake, noise = torch.ones(2, 1), torch.zeros(2, 1)
-    wave = generator(latent, quake)
-    assert not torch.allclose(wave, generator(latent, noise))
-    assert not torch.allclose(critic(wave, quake), critic(wave, noise))
+@both_architectures
+@pytest.mark.parametrize("told", range(1 + len(CONDITIONS)))
+def test_both_networks_depend_on_the_label_and_on_each_condition(architecture, told):
+    generator, critic = small(architecture, conditions=CONDITIONS)
+    latent, label = torch.randn(2, 100), torch.ones(2, 1 + len(CONDITIONS))
+    other = label.clone()
+    other[:, told] = 0
+    wave = generator(latent, label)
+    assert not torch.allclose(wave, generator(latent, other))
+    assert not torch.allclose(critic(wave, label), critic(wave, other))
 
 
-def test_the_three_components_share_the_latent_vector_but_not_their_filters():
-    config = ModelConfig(latent_dim=100, base_channels=2, kernel=8)
-    wave = Generator(config, 400).eval()(torch.randn(1, 100), torch.ones(1, 1))[0]
+@both_architectures
+def test_signals_of_one_batch_may_have_different_labels(architecture):
+    generator, critic = small(architecture, conditions=("magnitude",))
+    latent, label = torch.randn(3, 100), torch.tensor([[1.0, -1.0], [0.0, 0.0], [1.0, 2.0]])
+    wave = generator(latent, label)
+    torch.testing.assert_close(wave[2:], generator(latent[2:], label[2:]))
+    # Real, generated and mixed signals of the same labels are looked at together.
+    several = critic.given(label)(torch.cat([wave, -wave]))
+    torch.testing.assert_close(several, torch.cat([critic(wave, label), critic(-wave, label)]))
+
+
+@pytest.mark.parametrize(("stride", "kernel"), [(1, 5), (1, 8), (4, 16)])
+def test_a_gated_convolution_is_a_convolution_times_the_sigmoid_of_another(stride, kernel):
+    layer, x = GatedConvolution(3, 2, kernel, stride), torch.randn(2, 40, 3)
+    total = kernel - stride
+    padded = functional.pad(x.transpose(1, 2), (total // 2, total - total // 2))
+    value, gate = functional.conv1d(padded, layer.weight, layer.bias, stride).transpose(1, 2).chunk(2, dim=2)
+    torch.testing.assert_close(layer(x), value * gate.sigmoid())
+
+
+@both_architectures
+def test_the_three_components_share_the_latent_vector_but_not_their_filters(architecture):
+    wave = small(architecture)[0](torch.randn(1, 100), torch.ones(1, 1))[0]
     assert not torch.allclose(wave[0], wave[1])
     assert not torch.allclose(wave[1], wave[2])

@@ -16,8 +16,8 @@ from rich.console import Console
 from data_prep.files import sha256
 from search import plan, session
 from search.config import preset, with_settings
-from search.exported import load_best
-from search.generate import write_waveforms
+from search.exported import load_best, load_records
+from search.generate import generated, write_waveforms
 from search.run import parse_arguments
 from trainables.batches import PreparedDataset
 
@@ -34,6 +34,14 @@ SMALL = [
     "wandb.mode=offline",
     "resources.max_concurrent=1",
 ]
+
+# One after the other: a promising trial, a hopeless one, and two that the sampler proposes.
+FOUR = [
+    *("--num-samples", "4", "--max-epochs", "3", "--name", "small"),
+    *("--set", "training.generator_lr=[1e-4, 1]"),
+    *("--set", 'baselines=[{"training.generator_lr": 1e-3}, {"training.generator_lr": 1}]'),
+]
+SCALES = [f"std_{c}_cm_s2" for c in "enz"]
 
 
 def search(results, data, *arguments):
@@ -57,9 +65,7 @@ def study(folder):
 @pytest.fixture(scope="module")
 def result(cluster, prepared, tmp_path_factory):
     """A finished search of four trials of at most three epochs."""
-    folder, text, finished = search(
-        tmp_path_factory.mktemp("results"), prepared, "--num-samples", "4", "--max-epochs", "3", "--name", "small"
-    )
+    folder, text, finished = search(tmp_path_factory.mktemp("results"), prepared, *FOUR)
     assert finished
     return folder, text
 
@@ -80,17 +86,17 @@ def test_a_search_leaves_what_the_contract_names(result):
         "config.json",
         "generator.safetensors",
         "metrics.json",
-        "scales.safetensors",
+        "records.safetensors",
         "README.md",
     }
 
 
-def test_every_trial_has_its_row_and_some_stop_early(result):
+def test_every_trial_has_its_row_and_a_hopeless_one_stops_early(result):
     folder, _ = result
     table = pd.read_csv(folder / "trials.csv")
     assert len(table) == 4
     assert set(table["state"]) <= {"complete", "stopped"}
-    assert (table["state"] == "stopped").any()
+    assert table["state"][1] == "stopped"
     assert table.loc[table["state"] == "stopped", "stop_reason"].str.contains("scheduler|drift|diverged").all()
     assert (table.loc[table["state"] == "complete", "epochs"] == 3).all()
     assert table["model.latent_dim"].between(100, 120).all()
@@ -167,24 +173,117 @@ def test_physical_units_have_the_scales_of_one_training_record_each(result, prep
     assert distance.max() < 1e-3
 
 
-def test_noise_of_unknown_unit_is_learnt_and_generated_normalised(cluster, write_prepared, tmp_path):
-    data = write_prepared(tmp_path / "data")
-    for part in ("train", "val", "test"):
-        rows = pd.read_parquet(data / f"{part}.parquet")
-        quiet = rows.index % 3 == 0
-        rows.loc[quiet, ["label", "event_id"]] = ["noise", ""]
-        rows.loc[quiet, [f"std_{c}_cm_s2" for c in "enz"]] = np.nan
-        rows.to_parquet(data / f"{part}.parquet")
+@pytest.fixture(scope="module")
+def conditioned(cluster, write_prepared, tmp_path_factory):
+    """A finished search of both architectures for two components under conditions, with noise of unknown unit.
+
+    One earthquake's unit is unknown too.
+    """
+    data = write_prepared(tmp_path_factory.mktemp("data") / "mixed", noise_every=3)
+    rows = pd.read_parquet(data / "train.parquet")
+    rows.loc[1, SCALES] = np.nan
+    rows.to_parquet(data / "train.parquet")
     write_checksums(data)
-    folder, _, _ = search(tmp_path, data, "--num-samples", "1", "--max-epochs", "1", "--name", "both")
+    settings = [
+        "model.components=EZ",
+        "model.conditions=[magnitude, depth]",
+        "model.architecture=[seismogen, gated]",
+        'baselines=[{"model.architecture": "gated"}, {"model.architecture": "seismogen"}]',
+        "training.pretrain_epochs=1",
+        "training.lr_half_life=100",
+        "wandb.mode=disabled",
+    ]
+    arguments = [part for text in settings for part in ("--set", text)]
+    results = tmp_path_factory.mktemp("results")
+    folder, text, _ = search(results, data, "--num-samples", "2", "--max-epochs", "2", "--name", "told", *arguments)
+    return folder, text, data
+
+
+def test_both_architectures_are_searched_shown_and_tabled(conditioned):
+    folder, text, _ = conditioned
+    table = pd.read_csv(folder / "trials.csv")
+    assert table["model.architecture"].tolist() == ["gated", "seismogen"]
+    assert np.isfinite(table["score"]).all()
+    best = table.loc[table["score"].idxmin(), "model.architecture"]
+    assert f"architecture {best}" in text
+    card = (folder / "best" / "README.md").read_text()
+    assert f"| `model.architecture` | {best} |" in card
+    assert "component (E, Z)" in card
+    assert "label, magnitude, depth, the components' scales" in card
+    assert (folder / "waveforms.png").is_file()
+
+
+def test_a_trial_of_one_architecture_can_be_trained_again_alone(conditioned):
+    folder, _, _ = conditioned
+    trial_id = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str})["trial_id"][0]
+    again = plan.make(parse_arguments(["--results", str(folder.parent), "--trial", f"{folder}:{trial_id}"]), {})
+    assert again.config.model.architecture == "gated"
+    assert again.config.model.conditions == ("magnitude", "depth")
+
+
+def test_the_export_says_all_that_a_condition_means(conditioned):
+    folder, _, data = conditioned
+    generator, config = load_best(folder)
+    assert (generator.components, config["model"]["components"]) == (2, "EZ")
+    train = pd.read_parquet(data / "train.parquet").query("label == 'earthquake'")
+    expected = {"magnitude": train["magnitude"], "depth": train["depth_km"]}
+    assert config["standards"] == {
+        name: {"mean": pytest.approx(value.mean()), "std": pytest.approx(value.std(ddof=0))}
+        for name, value in expected.items()
+    }
+
+
+def test_conditions_and_scales_of_the_export_are_those_of_the_same_records(conditioned):
+    folder, _, data = conditioned
+    rows = pd.read_parquet(data / "train.parquet")
+    label = PreparedDataset.open(data).label(rows, ("magnitude", "depth"))
+    for name in ("earthquake", "noise"):
+        of_it = (rows["label"] == name).to_numpy()
+        records = load_records(folder, name, scaled=False)
+        np.testing.assert_array_equal(records.label, label.numpy()[of_it])
+        np.testing.assert_array_equal(records.scale, rows.loc[of_it, [SCALES[0], SCALES[2]]].to_numpy(np.float32))
+    assert len(load_records(folder, "earthquake", scaled=False).label) == 20
+    assert len(load_records(folder, "earthquake", scaled=True).label) == 19
+
+
+def test_every_waveform_has_the_conditions_and_the_scales_of_one_record(conditioned, monkeypatch):
+    folder, _, _ = conditioned
+    generator, config = load_best(folder)
+    told = []
+    generator.register_forward_pre_hook(lambda network, arguments: told.append(arguments[1]))
+    monkeypatch.setattr("search.generate.load_best", lambda result: (generator, config))
+    wave = torch.cat(list(generated(folder, 70, "earthquake", "cm/s2", seed=3)))
+    assert wave.shape == (70, 2, 400)
+    records = load_records(folder, "earthquake", scaled=True)
+    found = (wave.std(-1, correction=0)[:, None] / records.scale - 1).abs().amax(-1)
+    assert found.amin(1).max() < 1e-3
+    assert torch.cat(told).equal(records.label[found.argmin(1)])
+    assert len(found.argmin(1).unique()) > 10
+
+
+def test_noise_of_unknown_unit_is_generated_normalised(conditioned, tmp_path):
+    folder, _, _ = conditioned
     for label in ("noise", "earthquake"):
         write_waveforms(folder, 4, tmp_path / f"{label}.npy", label=label)
-        assert np.isfinite(np.load(tmp_path / f"{label}.npy")).all()
-    write_waveforms(folder, 4, tmp_path / "scaled.npy", units="cm/s2")
+        wave = np.load(tmp_path / f"{label}.npy")
+        assert wave.shape == (4, 2, 400)
+        np.testing.assert_allclose(wave.std(-1), 1, atol=1e-4)
+    write_waveforms(folder, 64, tmp_path / "scaled.npy", units="cm/s2")
     assert np.isfinite(np.load(tmp_path / "scaled.npy")).all()
     with pytest.raises(ValueError, match="records of noise have no known unit; generate them normalised"):
         write_waveforms(folder, 4, tmp_path / "none.npy", label="noise", units="cm/s2")
     assert not (tmp_path / "none.npy").exists()
+
+
+def test_data_that_are_no_numbers_are_refused_before_anything_is_written(write_prepared, tmp_path):
+    data = write_prepared(tmp_path / "data")
+    wave = np.load(data / "val.npy")
+    wave[3, 0, 0] = np.nan
+    np.save(data / "val.npy", wave)
+    write_checksums(data)
+    with pytest.raises(ValueError, match=r"val\.npy: window 3 holds a sample that is no finite number"):
+        search(tmp_path, data, "--name", "x")
+    assert not (tmp_path / "x").exists()
 
 
 def write_checksums(data):
@@ -223,7 +322,7 @@ def test_a_folder_without_a_whole_export_is_refused(result, tmp_path, missing):
         load_best(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.json", "generator.safetensors", "scales.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "generator.safetensors", "records.safetensors"])
 def test_an_export_with_one_changed_byte_is_refused(result, tmp_path, name):
     folder, _ = result
     (tmp_path / "best").mkdir()
@@ -306,7 +405,7 @@ def test_a_trial_can_be_trained_again_alone(result, prepared):
 
 def test_one_at_a_time_the_same_seed_proposes_and_scores_the_same(result, prepared, tmp_path):
     folder, _ = result
-    again, _, _ = search(tmp_path, prepared, "--num-samples", "4", "--max-epochs", "3", "--name", "small")
+    again, _, _ = search(tmp_path, prepared, *FOUR)
     columns = ["state", "epochs", "score", "model.latent_dim", "training.critic_lr", "training.batch_size"]
     first, second = (pd.read_csv(f / "trials.csv")[columns] for f in (folder, again))
     pd.testing.assert_frame_equal(first, second)

@@ -1,15 +1,17 @@
-import pickle
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from search.config import DriftConfig
+from search.stoppers import drift_reason
 from trainables.batches import PreparedDataset, epoch_order
-from trainables.checkpoint import load_checkpoint, save_checkpoint
-from trainables.config import with_values
-from trainables.gan import Gan
+from trainables.config import ARCHITECTURES, CONDITIONS, with_values
+from trainables.gan import EMA_RAMP_UP, Gan
 from trainables.judge import Judge, generate
-from trainables.training import check_fit, train
+from trainables.training import check_fit, train, train_epoch
 
 
 def never(history):
@@ -26,6 +28,11 @@ def run(config, folder, stop_rule=never, state=None):
 
     train(config, PreparedDataset.open(folder), report, stop_rule, state)
     return reports, states
+
+
+def new_gan(config, folder):
+    dataset = PreparedDataset.open(folder)
+    return Gan(config, dataset.samples, dataset.fs_hz, torch.device("cpu"))
 
 
 def torch_copy(value):
@@ -77,16 +84,10 @@ def test_the_same_seed_trains_the_same_network_and_another_seed_another(prepared
     assert first[0][-1]["score"] != other[0][-1]["score"]
 
 
-def test_a_resumed_training_equals_one_that_never_stopped(prepared, trial_config, tmp_path):
+def test_a_resumed_training_equals_one_that_never_stopped(prepared, trial_config):
     config = with_values(trial_config, {"training.max_epochs": 3})
     reports, states = run(config, prepared)
-
-    def save_first(metrics, gan):
-        if metrics["epoch"] == 1:
-            save_checkpoint(tmp_path, gan)
-
-    train(config, PreparedDataset.open(prepared), save_first, never)
-    resumed_reports, resumed_states = run(config, prepared, state=load_checkpoint(tmp_path))
+    resumed_reports, resumed_states = run(config, prepared, state=torch_copy(states[0]))
     assert [r["epoch"] for r in resumed_reports] == [2, 3]
     assert_same(resumed_states[-1], states[-1])
     assert_same(resumed_reports, reports[1:])
@@ -111,6 +112,118 @@ def test_an_exploding_training_ends_with_an_infinite_score_and_finite_weights(pr
     assert reports[-1]["stop_reason"].startswith("diverged: non-finite")
     assert len(reports) < 5
     assert all(torch.isfinite(value).all() for value in states[-1]["critic"].values())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("key", ["training.critic_lr", "training.generator_lr"])
+def test_a_learning_rate_of_a_thousand_ends_by_divergence_or_by_drift(prepared, trial_config, architecture, key):
+    config = with_values(trial_config, {"model.architecture": architecture, key: 1e3, "training.max_epochs": 10})
+    drift = partial(drift_reason, config=DriftConfig(patience=2, grace_epochs=0, grace_generator_steps=0))
+    reports, _ = run(config, prepared, stop_rule=drift)
+    assert reports[-1]["stop_reason"].startswith(("diverged: non-finite", "drift: "))
+    assert len(reports) < 10
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_samples_that_are_no_numbers_end_the_training_with_a_reason(write_prepared, tmp_path, trial_config, part):
+    folder = write_prepared(tmp_path / "damaged")
+    wave = np.load(folder / f"{part}.npy")
+    wave[:, 0, 5] = np.nan
+    np.save(folder / f"{part}.npy", wave)
+    before = torch_copy(new_gan(trial_config, folder).state_dict())
+    reports, states = run(trial_config, folder)
+    reason = {"train": "non-finite critic loss or gradient", "val": "non-finite score"}[part]
+    assert [(r["score"], r["stop_reason"]) for r in reports] == [(float("inf"), f"diverged: {reason}")]
+    if part == "train":  # not a step was taken
+        for state in ("critic", "critic_optimiser", "generator_optimiser"):
+            assert_same(states[-1][state], before[state])
+
+
+def test_both_learning_rates_halve_in_a_half_life(prepared, trial_config):
+    config = with_values(trial_config, {"training.lr_half_life": 24.0, "training.n_critic": 1})
+    gan, windows = new_gan(config, prepared), PreparedDataset.open(prepared).part("train")
+    rates = []
+    for _ in range(7):
+        gan.critic_step(windows.wave[:8], windows.label[:8])
+        gan.generator_step(windows.label[:8])
+        rates.append([o.param_groups[0]["lr"] for o in (gan.critic_optimiser, gan.generator_optimiser)])
+    critic, generator = (np.array(rate) for rate in zip(*rates, strict=True))
+    # By the windows seen before the step: the generator's turn comes after the critic has seen its batch.
+    np.testing.assert_allclose(critic, config.training.critic_lr * 0.5 ** (8 * np.arange(7) / 24))
+    np.testing.assert_allclose(generator, config.training.generator_lr * 0.5 ** (8 * np.arange(1, 8) / 24))
+
+
+def test_without_a_half_life_the_rates_stay(prepared, trial_config):
+    _, states = run(trial_config, prepared)
+    for part, lr in (("critic", trial_config.training.critic_lr), ("generator", trial_config.training.generator_lr)):
+        assert states[-1][f"{part}_optimiser"]["param_groups"][0]["lr"] == lr
+
+
+def test_pre_training_moves_the_critic_alone_on_noise_alone(mixed, trial_config, monkeypatch):
+    config = with_values(trial_config, {"training.pretrain_epochs": 1, "training.batch_size": 5})
+    gan, windows = new_gan(config, mixed), PreparedDataset.open(mixed).part("train")
+    noise = windows.wave[::3]
+    seen, step = [], gan.critic_step
+    monkeypatch.setattr(gan, "critic_step", lambda wave, label: seen.append((wave, label)) or step(wave, label))
+    critic, generator = weights(gan.critic), weights(gan.generator)
+    train_epoch(gan, windows)
+    shown = torch.cat([wave for wave, _ in seen])
+    assert sorted(shown[:, 0, 0].tolist()) == sorted(noise[:, 0, 0].tolist())
+    assert not torch.cat([label for _, label in seen]).any()
+    assert gan.generator_steps == 0
+    assert_same(weights(gan.generator), generator)
+    still = {name for name, value in weights(gan.critic).items() if torch.equal(value, critic[name])}
+    assert still == {"label.weight"}  # the label of noise is 0, so nothing pulls at its weights
+    gan.epoch, before = 1, gan.samples
+    train_epoch(gan, windows)
+    assert gan.samples - before == len(windows.wave)
+    assert gan.generator_steps == 3
+
+
+def weights(network):
+    """Weights as they are, without the running statistics, which move as a generator generates."""
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+def test_a_training_with_pre_training_reports_and_resumes_like_any_other(mixed, trial_config):
+    config = with_values(trial_config, {"training.pretrain_epochs": 1, "training.max_epochs": 3})
+    reports, states = run(config, mixed)
+    assert [(r["samples"], r["generator_steps"]) for r in reports] == [(8, 0), (32, 2), (56, 3)]
+    resumed, resumed_states = run(config, mixed, state=states[0])
+    assert_same(resumed, reports[1:])
+    assert_same(resumed_states[-1], states[-1])
+
+
+def test_the_average_follows_by_its_half_life_in_windows(prepared, trial_config):
+    gan, label = new_gan(trial_config, prepared), torch.ones(8, 1)
+    for samples in (100, 100_000):  # within the ramp-up, and after it
+        gan.samples = samples
+        old = [p.clone() for p in gan.averaged.parameters()]
+        gan.generator_step(label)
+        half_life = min(trial_config.training.ema_half_life, EMA_RAMP_UP * samples)
+        keep = 0.5 ** (8 * 2 / half_life)
+        for average, before, weight in zip(gan.averaged.parameters(), old, gan.generator.parameters(), strict=True):
+            torch.testing.assert_close(average, keep * before + (1 - keep) * weight)
+
+
+def test_without_a_half_life_the_average_is_the_generator(prepared, trial_config):
+    gan = new_gan(with_values(trial_config, {"training.ema_half_life": 0.0}), prepared)
+    gan.samples = 100
+    gan.generator_step(torch.ones(8, 1))
+    for average, weight in zip(gan.averaged.parameters(), gan.generator.parameters(), strict=True):
+        torch.testing.assert_close(average, weight)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_any_architecture_learns_some_components_under_conditions(mixed, trial_config, architecture):
+    values = {"model.architecture": architecture, "model.components": "Z", "model.conditions": list(CONDITIONS)}
+    config = with_values(trial_config, values)
+    check_fit(config, PreparedDataset.open(mixed))
+    reports, states = run(config, mixed)
+    assert all(np.isfinite(r["score"]) and r["stop_reason"] == "" for r in reports)
+    resumed, resumed_states = run(config, mixed, state=states[0])
+    assert_same(resumed, reports[1:])
+    assert_same(resumed_states[-1], states[-1])
 
 
 def test_training_moves_generator_and_critic_and_the_average_follows(prepared, trial_config):
@@ -169,6 +282,8 @@ def test_the_dataset_on_disk_cannot_be_written_through_its_tensors(prepared):
     [
         ({"training.batch_size": 31}, "batch_size is 31 but there are only 30 training windows"),
         ({"model.cutoff_hz": 20.0}, "Nyquist frequency 20"),
+        ({"model.kernel": 401}, "kernel is 401; expected no more than a window's 400 samples"),
+        ({"training.pretrain_epochs": 1}, "pretrain_epochs is 1 but there are 0 training windows of noise"),
     ],
 )
 def test_what_does_not_fit_the_data_is_refused_before_training(prepared, trial_config, values, message):
@@ -176,13 +291,37 @@ def test_what_does_not_fit_the_data_is_refused_before_training(prepared, trial_c
         check_fit(with_values(trial_config, values), PreparedDataset.open(prepared))
 
 
-def test_a_checkpoint_that_carries_code_is_refused(tmp_path):
-    torch.save({"bad": print}, tmp_path / "training.pt")
-    with pytest.raises(pickle.UnpicklingError, match=r"Weights only load failed"):
-        load_checkpoint(tmp_path)
+def test_pre_training_needs_a_batch_of_noise_and_leaves_an_epoch_for_the_rest(mixed, trial_config):
+    dataset = PreparedDataset.open(mixed)
+    check_fit(with_values(trial_config, {"training.pretrain_epochs": 1, "training.batch_size": 10}), dataset)
+    with pytest.raises(ValueError, match="10 training windows of noise; expected a batch of 11 at least"):
+        check_fit(with_values(trial_config, {"training.pretrain_epochs": 1, "training.batch_size": 11}), dataset)
+    with pytest.raises(ValueError, match="pretrain_epochs is 2 of max_epochs 2; expected fewer"):
+        check_fit(with_values(trial_config, {"training.pretrain_epochs": 2}), dataset)
 
 
-def test_nothing_is_left_beside_a_checkpoint(tmp_path, prepared, trial_config):
-    dataset = PreparedDataset.open(prepared)
-    save_checkpoint(tmp_path, Gan(trial_config, dataset.samples, dataset.fs_hz, torch.device("cpu")))
-    assert [file.name for file in tmp_path.iterdir()] == ["training.pt"]
+@pytest.mark.parametrize(("architecture", "samples"), [("seismogen", 391), ("gated", 255)])
+def test_windows_too_short_for_the_architecture_are_refused(
+    write_prepared, tmp_path, trial_config, architecture, samples
+):
+    dataset = PreparedDataset.open(write_prepared(tmp_path / "short", samples=samples))
+    with pytest.raises(
+        ValueError, match=f"windows of {samples} samples are too short; expected at least {samples + 1}"
+    ):
+        check_fit(with_values(trial_config, {"model.architecture": architecture}), dataset)
+
+
+def test_a_condition_that_no_record_has_is_refused_before_training(write_prepared, tmp_path, trial_config):
+    folder = write_prepared(tmp_path / "blank")
+    rows = pd.read_parquet(folder / "train.parquet")
+    rows.assign(depth_km=np.nan).to_parquet(folder / "train.parquet")
+    with pytest.raises(ValueError, match="has a depth; leave the condition out"):
+        check_fit(with_values(trial_config, {"model.conditions": ["depth"]}), PreparedDataset.open(folder))
+
+
+def test_a_part_without_an_earthquake_is_nothing_to_judge_by(write_prepared, tmp_path, trial_config):
+    folder = write_prepared(tmp_path / "noise")
+    rows = pd.read_parquet(folder / "val.parquet")
+    rows.assign(label="noise").to_parquet(folder / "val.parquet")
+    with pytest.raises(ValueError, match=r"val\.npy has no earthquake; expected some to judge by"):
+        check_fit(trial_config, PreparedDataset.open(folder))

@@ -20,6 +20,10 @@ LABELS = {"noise": 0.0, "earthquake": 1.0}
 CONDITION_COLUMNS = {"magnitude": "magnitude", "log_distance": "distance_km", "depth": "depth_km"}
 # A distance below this has this one's logarithm.
 LEAST_DISTANCE_KM = 1.0
+# A condition that varies less than this is constant, and only rounding makes it vary.
+LEAST_SPREAD = 1e-6
+# Windows verified together.
+CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,28 @@ class PreparedDataset:
         """The labels that the training windows carry."""
         return sorted(self._rows("train")["label"].unique())
 
+    def verify(self) -> None:
+        """Read every sample once.
+
+        Raises:
+            ValueError: for one that is no finite number: a network trained on it would be lost.
+        """
+        for name in ("train", "val", "test"):
+            wave = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            for start in range(0, len(wave), CHUNK):
+                sound = np.isfinite(wave[start : start + CHUNK]).all(axis=(1, 2))
+                if not sound.all():
+                    raise ValueError(
+                        f"{self.folder / name}.npy: window {start + int(sound.argmin())} holds a sample that is no "
+                        "finite number; prepare the dataset again"
+                    )
+
     def count(self, name: str) -> int:
         """Windows in `train`, `val` or `test`."""
         return len(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
 
     def part(self, name: str, model: ModelConfig | None = None) -> Windows:
-        """Windows of `train`, `val` or `test` as a model takes them, memory-mapped if it takes all components.
+        """Windows of `train`, `val` or `test` as a model takes them, memory-mapped.
 
         Raises:
             ValueError: for a condition that no earthquake of the training part has.
@@ -79,33 +99,51 @@ class PreparedDataset:
         model = model or ModelConfig()
         # Copy on write: torch wants writable memory, and nothing may be written to the dataset.
         wave = torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c"))
-        if model.components != COMPONENTS:
-            wave = wave[:, [COMPONENTS.index(letter) for letter in model.components]]
         rows = self._rows(name, model.conditions)
         label = self.label(rows, model.conditions)
-        return Windows(wave, label, rows.loc[rows["label"] == "earthquake", "event_id"].nunique())
+        events = rows.loc[rows["label"] == "earthquake", "event_id"].nunique()
+        return Windows(wave[:, _places(model.components)], label, events)
 
     def label(self, rows: Any, conditions: tuple[str, ...]) -> Tensor:
         """Labels and conditions (N, L) of a table of windows, each condition in units of the training part's spread.
 
         Noise and unknown values have a condition of 0, which is the training part's mean.
         """
-        quake = (rows["label"] == "earthquake").to_numpy(np.float64)
+        quake = rows["label"].map(LABELS).to_numpy(np.float64)
         columns = [quake]
+        for name, (mean, std) in self.standards(conditions).items():
+            columns.append(np.nan_to_num((_condition(rows, name) - mean) / std) * quake)
+        return torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
+
+    def standards(self, conditions: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation of each condition over the training part's earthquakes.
+
+        Raises:
+            ValueError: for a condition that none of them has.
+        """
+        train = self._rows("train", conditions)
+        quakes, standards = train[train["label"] == "earthquake"], {}
         for name in conditions:
-            train = self._rows("train", (name,))
-            known = _condition(train[train["label"] == "earthquake"], name)
+            known = _condition(quakes, name)
             if not np.isfinite(known).any():
                 raise ValueError(f"no earthquake of {self.folder}/train.parquet has a {name}; leave the condition out")
-            spread = np.nanstd(known) or 1.0
-            columns.append(np.nan_to_num((_condition(rows, name) - np.nanmean(known)) / spread) * quake)
-        return torch.tensor(np.stack(columns, axis=1), dtype=torch.float32)
+            spread = float(np.nanstd(known))
+            standards[name] = float(np.nanmean(known)), spread if spread > LEAST_SPREAD else 1.0
+        return standards
 
     def _rows(self, name: str, conditions: tuple[str, ...] = ()) -> Any:
         import pandas as pd  # here, so that training on tensors needs torch and numpy alone
 
         columns = ["label", "event_id", *(CONDITION_COLUMNS[name] for name in conditions)]
-        return pd.read_parquet(self.folder / f"{name}.parquet", columns=columns)
+        # A column that the table lacks is as good as one that is unknown everywhere.
+        return pd.read_parquet(self.folder / f"{name}.parquet").reindex(columns=columns)
+
+
+def _places(components: str) -> slice:
+    """Where components lie among all three: evenly spaced, whichever they are, so a slice leaves the file mapped."""
+    places = [COMPONENTS.index(letter) for letter in components]
+    step = places[1] - places[0] if len(places) > 1 else 1
+    return slice(places[0], places[-1] + 1, step)
 
 
 def _condition(rows: Any, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:

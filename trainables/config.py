@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -36,7 +36,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require("architecture", self.architecture, self.architecture in ARCHITECTURES, " or ".join(ARCHITECTURES))
         chosen = [letter for letter in COMPONENTS if letter in self.components]
-        _require("components", self.components, chosen and list(self.components) == chosen, f"some of {COMPONENTS}")
+        in_order = chosen and list(self.components) == chosen
+        _require("components", self.components, in_order, f"some of {COMPONENTS}, in this order")
         known = len(set(self.conditions)) == len(self.conditions) and set(self.conditions) <= set(CONDITIONS)
         _require("conditions", list(self.conditions), known, f"some of {', '.join(CONDITIONS)}")
         low, high = LATENT_RANGE
@@ -137,9 +138,11 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return from_dict(hint, value, where=f"{path}.")  # type: ignore[arg-type]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(value)
-    if get_origin(hint) in (dict, list, tuple) and not isinstance(value, get_origin(hint)):
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"configuration key '{path}' is {value!r}; expected a list in brackets, [a, b]")
+        return tuple(_convert(get_args(hint)[0], item, path) for item in value)
+    if get_origin(hint) in (dict, list) and not isinstance(value, get_origin(hint)):
         raise ValueError(f"configuration key '{path}' is {value!r}; expected a {get_origin(hint).__name__}")
     if hint in (int, float, str) and (not isinstance(value, hint) or isinstance(value, bool)):
         raise ValueError(f"configuration key '{path}' is {value!r}; expected {hint.__name__}")

@@ -13,83 +13,86 @@ from torch.nn import functional as F
 
 
 class _Convolution(torch.autograd.Function):
-    """Cross-correlation (B, T, C) with (O, K, C) plus (O,), of stride 1, zeros on both sides."""
+    """Cross-correlation (B, T, C) with (O, K, C) plus (O,), of stride 1, so many zeros put at the left and right."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, left: int, right: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.padding, ctx.has_bias = padding, bias is not None
+        ctx.sides, ctx.has_bias = (left, right), bias is not None
         ctx.set_materialize_grads(False)
-        image = F.conv2d(_as_image(x), _as_image(weight), bias, padding=(0, padding))
-        return image.permute(0, 2, 3, 1).squeeze(1)
+        # The kernels know equal sides only: what one has too many is cut off the result, which costs no copy.
+        sides = max(left, right)
+        y = F.conv2d(_as_image(x), _as_image(weight), bias, padding=(0, sides)).permute(0, 2, 3, 1).squeeze(1)
+        return y[:, sides - left : y.shape[1] - (sides - right)]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (grad,) = grads
         if grad is None:
-            return None, None, None, None
+            return None, None, None, None, None
         x, weight = ctx.saved_tensors
-        taps = weight.shape[1]
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = _convolution(grad, _reversed(weight), None, taps - 1 - ctx.padding)
+            grad_x = _transposed(grad, weight, *ctx.sides)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_gradient(x, grad, taps, ctx.padding)
+            grad_weight = _weight_gradient(x, grad, weight.shape[1], *ctx.sides)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 1))
-        return grad_x, grad_weight, grad_bias, None
+        return grad_x, grad_weight, grad_bias, None, None
 
 
 _convolution: Callable[..., Tensor] = _Convolution.apply
 
 
+def _transposed(grad_BTO: Tensor, weight_OKC: Tensor, left: int, right: int) -> Tensor:
+    """The transposed convolution, which is a convolution with the weights in reverse."""
+    others = weight_OKC.shape[1] - 1
+    return _convolution(grad_BTO, weight_OKC.flip(1).transpose(0, 2), None, others - left, others - right)
+
+
 class _WeightGradient(torch.autograd.Function):
-    """Gradient of `_Convolution` with respect to its weight, (O, K, C), bilinear in its arguments."""
+    """Gradient of `_Convolution` with respect to its weight, (O, K, C), bilinear in its arguments.
+
+    Windows of K samples that start K apart lie in memory one after another: the matrix of them is a view, and there
+    are K such views.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grad: Tensor, taps: int, padding: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, grad: Tensor, taps: int, left: int, right: int) -> Tensor:
         ctx.save_for_backward(x, grad)
-        ctx.taps, ctx.padding = taps, padding
-        return _sum_of_products(x, grad, taps, padding)
+        ctx.sides = left, right
+        batch, steps, outputs = grad.shape
+        channels = x.shape[2]
+        length = -(-(steps + taps - 1) // taps) * taps
+        rows = batch * length // taps
+        seen = spaced(x, left, length, taps).as_strided((taps, rows, taps * channels), (channels, taps * channels, 1))
+        grads = spaced(grad, 0, length, 0).as_strided((taps, outputs, rows), (outputs, 1, taps * outputs))
+        return torch.bmm(grads, seen).sum(0).view(outputs, taps, channels)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, grad = ctx.saved_tensors
         (direction,) = grads
-        grad_x = _convolution(grad, _reversed(direction), None, ctx.taps - 1 - ctx.padding)
-        return grad_x, _convolution(x, direction, None, ctx.padding), None, None
+        return _transposed(grad, direction, *ctx.sides), _convolution(x, direction, None, *ctx.sides), None, None, None
 
 
 _weight_gradient: Callable[..., Tensor] = _WeightGradient.apply
 
 
-def _sum_of_products(x: Tensor, grad: Tensor, taps: int, padding: int) -> Tensor:
-    """Sum over batch and time of every output's gradient times what its taps saw, as `taps` matrix products.
-
-    Windows of `taps` samples that start `taps` apart lie in memory one after another, so the matrix of them is a view.
-    """
-    batch, steps, outputs = grad.shape
-    channels = x.shape[2]
-    length = -(-(steps + taps - 1) // taps) * taps
-    grad = F.pad(grad, (0, 0, 0, length - steps))
-    x = F.pad(x, (0, 0, padding, length - padding - x.shape[1]))
-    x = F.pad(x.reshape(-1), (0, taps * channels))
-    rows = batch * length // taps
-    weight = grad.new_zeros(outputs, taps * channels)
-    for shift in range(taps):
-        seen = x.as_strided((rows, taps * channels), (taps * channels, 1), shift * channels)
-        weight.addmm_(grad.as_strided((rows, outputs), (taps * outputs, 1), shift * outputs).T, seen)
-    return weight.view(outputs, taps, channels)
+def spaced(x_BTC: Tensor, left: int, length: int, more: int) -> Tensor:
+    """The signals of a batch one after another, (B · length + more, C), zeros before and after each."""
+    batch, steps, channels = x_BTC.shape
+    spaced = x_BTC.new_empty(batch * length + more, channels)
+    spaced[batch * length :] = 0
+    signals = spaced[: batch * length].view(batch, length, channels)
+    signals[:, :left], signals[:, left + steps :] = 0, 0
+    signals[:, left : left + steps] = x_BTC
+    return spaced
 
 
 def _as_image(x_BTC: Tensor) -> Tensor:
     """The same memory as an image (B, C, 1, T) in channels-last format."""
     return x_BTC.contiguous().unsqueeze(1).permute(0, 3, 1, 2)
-
-
-def _reversed(weight_OKC: Tensor) -> Tensor:
-    """The weight of the transposed convolution, (C, K, O)."""
-    return weight_OKC.flip(1).transpose(0, 2)
 
 
 def convolve(x_BTC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, stride: int = 1) -> Tensor:
@@ -104,11 +107,10 @@ def convolve(x_BTC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, stride: i
         weight = F.pad(weight, (0, 0, 0, folded * stride - taps)).reshape(len(weight), folded, -1)
         x_BTC = F.pad(x_BTC, (0, 0, 0, (steps + folded - 1) * stride - x_BTC.shape[1]))
         x_BTC = x_BTC.reshape(len(x_BTC), steps + folded - 1, -1)
-    return _convolution(x_BTC, weight, bias_O, 0)
+    return _convolution(x_BTC, weight, bias_O, 0, 0)
 
 
 def convolve_same(x_BTC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None) -> Tensor:
     """Convolution whose output is as long as its input; an even kernel's extra zero goes to the right."""
-    taps = weight_OCK.shape[2]
-    y_BTO: Tensor = _convolution(x_BTC, weight_OCK.transpose(1, 2), bias_O, taps // 2)
-    return y_BTO[:, 1:] if taps % 2 == 0 else y_BTO
+    others = weight_OCK.shape[2] - 1
+    return _convolution(x_BTC, weight_OCK.transpose(1, 2), bias_O, others // 2, others - others // 2)

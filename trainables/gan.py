@@ -94,7 +94,8 @@ class Gan:
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         checked = torch.stack([workers.total(loss.detach().clone()), nn.utils.get_total_norm(gradients)])
         if not torch.isfinite(checked).all():
-            raise DivergedError(f"non-finite {type(network).__name__.lower()} loss or gradient")
+            which = "critic" if network is self.critic else "generator"
+            raise DivergedError(f"non-finite {which} loss or gradient")
         half_life = self.config.training.lr_half_life
         optimiser.param_groups[0]["lr"] = lr * 0.5 ** (self.samples / half_life) if half_life else lr
         optimiser.step()

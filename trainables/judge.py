@@ -57,9 +57,11 @@ def settle_batch_norm(generator: AnyGenerator, latent_BZ: Tensor, label_BL: Tens
 
     Averaged weights never ran in training, so the running statistics copied along would belong to other weights.
     """
-    for module in generator.modules():
-        if isinstance(module, RectifiedNorm):
-            module.measure_anew()
+    norms = [module for module in generator.modules() if isinstance(module, RectifiedNorm)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.measure_anew()
     generator.train()
     for latent, label in zip(latent_BZ.split(GENERATE_BATCH), label_BL.split(GENERATE_BATCH), strict=True):
         generator(workers.share(latent), workers.share(label))

@@ -3,7 +3,7 @@
 Shapes: G group (pipeline), B batch, C channel or component (E, N, Z), T sample.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -110,7 +110,7 @@ class RectifiedNorm(nn.Module):
         if not self.training:
             scale = self.weight * (self.running_var + self.EPS).rsqrt()
             shift = self.bias - self.running_mean * scale
-            return torch.addcmul(shift[:, None, None], x_GBTC.relu(), scale[:, None, None])
+            return _scaled(x_GBTC.relu(), scale, shift)
         y_GBTC, mean, var, rows = _rectify_and_normalise(x_GBTC, self.weight, self.bias, counts_T, self.EPS)
         self.batches += 1
         share = 1 / self.batches if self.momentum is None else self.momentum
@@ -120,55 +120,51 @@ class RectifiedNorm(nn.Module):
 
 
 class _RectifyAndNormalise(torch.autograd.Function):
-    """Training-mode batch normalisation after a rectifier, in few passes over memory."""
+    """Training-mode batch normalisation after a rectifier: only what it rectified is kept, and memory is passed rarely.
+
+    Sums over batch and time are taken a window at a time, as what is being summed then stays in the cache.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, counts: Tensor | None, eps: float) -> Any:
-        rows = _row_weights(x, counts)
-        total = workers.count() * (x.shape[1] * x.shape[2] if counts is None else float(rows.sum()))
+        rows = x.new_ones(x.shape[2]) if counts is None else counts.to(x.dtype)
+        total = workers.count() * x.shape[1] * (x.shape[2] if counts is None else float(rows.sum()))
         rectified = x.relu()
-        mean = workers.total(_column_sums(rows, rectified)) / total
-        positive = rectified > 0
-        centred = rectified.sub_(mean[:, None, None])
-        var = workers.total(_column_sums(rows, centred.square())) / total
-        spread = (var + eps).rsqrt()
-        ctx.save_for_backward(centred, positive, spread, weight, counts)
-        ctx.rows, ctx.total = rows, total
+        mean = workers.total(_sums(rows, rectified.unbind(1))) / total
+        squares = ((window - mean[:, None]).square_() for window in rectified.unbind(1))
+        var = workers.total(_sums(rows, squares)) / total
+        scale = weight * (var + eps).rsqrt()
+        ctx.save_for_backward(rectified, mean, var, scale, counts)
+        ctx.total, ctx.eps = total, eps
         ctx.mark_non_differentiable(mean, var)
-        y = torch.addcmul(bias[:, None, None], centred, (weight * spread)[:, None, None])
-        return y, mean, var, total
+        return _scaled(rectified, scale, bias - mean * scale), mean, var, total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        centred, positive, spread, weight, counts = ctx.saved_tensors
-        grad = grads[0]
-        ones = torch.ones_like(ctx.rows)
-        grad_bias = _column_sums(ones, grad)
-        grad_weight = _column_sums(ones, grad * centred) * spread
+        rectified, mean, var, scale, counts = ctx.saved_tensors
+        grad, ones, spread = grads[0], rectified.new_ones(rectified.shape[2]), (var + ctx.eps).rsqrt()
+        windows = zip(grad.unbind(1), rectified.unbind(1), strict=True)
+        grad_bias = _sums(ones, grad.unbind(1))
+        grad_weight = spread * _sums(ones, ((window - mean[:, None]).mul_(g) for g, window in windows))
         mean_bias, mean_weight = workers.total(torch.stack([grad_bias, grad_weight])) / ctx.total
-        scale = weight * spread
-        grad_x = torch.addcmul(
-            (-scale * mean_bias)[:, None, None], centred, (-scale * spread * mean_weight)[:, None, None]
-        )
+        slope = -scale * spread * mean_weight
+        grad_x = _scaled(rectified, slope, -scale * mean_bias - slope * mean)
         if counts is not None:
             grad_x *= counts[:, None]
-        return grad_x.addcmul_(grad, scale[:, None, None]).mul_(positive), grad_weight, grad_bias, None, None
+        return grad_x.addcmul_(grad, scale[:, None, None]).mul_(rectified > 0), grad_weight, grad_bias, None, None
 
 
 _rectify_and_normalise: Callable[..., Tensor] = _RectifyAndNormalise.apply
 
 
-def _row_weights(x_GBTC: Tensor, counts_T: Tensor | None) -> Tensor:
-    """How often each row counts, (B · T,)."""
-    _, batch, steps, _ = x_GBTC.shape
-    return x_GBTC.new_ones(batch * steps) if counts_T is None else counts_T.to(x_GBTC.dtype).repeat(batch)
+def _sums(rows_T: Tensor, windows_GTC: Iterable[Tensor]) -> Tensor:
+    """Weighted sums over time and windows, (G, C): products of matrices, several times as fast as a reduction."""
+    return torch.stack([rows_T @ window for window in windows_GTC]).sum(0)
 
 
-def _column_sums(rows: Tensor, x_GBTC: Tensor) -> Tensor:
-    """Weighted sums over batch and time, (G, C): a matrix product, several times as fast as a reduction."""
-    groups, *_, channels = x_GBTC.shape
-    return (rows @ x_GBTC.reshape(groups, -1, channels)).view(groups, channels)
+def _scaled(x_GBTC: Tensor, scale_GC: Tensor, shift_GC: Tensor) -> Tensor:
+    return torch.addcmul(shift_GC[:, None, None], x_GBTC, scale_GC[:, None, None])
 
 
 class Repeat(nn.Module):
@@ -179,7 +175,8 @@ class Repeat(nn.Module):
 
     def __init__(self, steps: int, samples: int):
         super().__init__()
-        position = torch.arange(steps, dtype=torch.float64)[None, None]
+        # In the networks' own precision: in another, torch picks other neighbours here and there.
+        position = torch.arange(steps, dtype=torch.get_default_dtype())[None, None]
         index = F.interpolate(position, size=samples)[0, 0].long()
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("counts", torch.bincount(index, minlength=steps), persistent=False)

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from trainables.convolution import spaced
+
 # Lengths of a block, in taps of the filter, that are weighed against each other.
 BLOCK_TAPS = (2, 2.5, 3, 4, 6, 8)
 
@@ -30,8 +32,7 @@ def spectral_convolution(x_GBTC: Tensor, weight_GOCK: Tensor, bias_GO: Tensor) -
     """
     taps = weight_GOCK.shape[3]
     mixing = _mixing(weight_GOCK, block_length(taps, weight_GOCK.shape[2], weight_GOCK.shape[1]))
-    y_GBTO: Tensor = _overlap_save(x_GBTC, mixing, taps)
-    return y_GBTO + bias_GO[:, None, None]
+    return _overlap_save(x_GBTC, mixing, bias_GO, taps)
 
 
 @cache
@@ -84,7 +85,7 @@ class _OverlapSave(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mixing: Tensor, taps: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, mixing: Tensor, bias: Tensor, taps: int) -> Tensor:
         ctx.save_for_backward(x, mixing)
         ctx.taps = taps
         groups, batch, steps, _ = x.shape
@@ -97,6 +98,7 @@ class _OverlapSave(torch.autograd.Function):
         for group in range(groups):
             spectrum = _spectrum(x[group], taps, block)
             _mix(spectrum, mixing[group], mixed)
+            mixed[:, 0] += block * bias[group]  # a constant is its mean's coefficient alone
             torch.bmm(synthesis.expand(batch * count, -1, -1), mixed, out=y[group])
         return y.view(groups, batch, count * step, outputs)[:, :, :steps]
 
@@ -111,15 +113,17 @@ class _OverlapSave(torch.autograd.Function):
         synthesis, analysis = (matrix(block, x.dtype, x.device) for matrix in (_synthesis, _analysis))
         count = _blocks(steps, ctx.taps, step)
         grad_x, grad_mixing = x.new_empty(x.shape), torch.empty_like(mixing)
+        grad_bias = mixing.new_empty(groups, mixing.shape[3] // 2)
         for group in range(groups):
             blocks = F.pad(grad[group], (0, 0, 0, count * step - steps)).view(batch * count, step, -1)
             pulled = torch.bmm(synthesis[:step].T.expand(batch * count, -1, -1), blocks)
+            grad_bias[group] = block * pulled[:, 0].sum(0)
             spectrum = _spectrum(x[group], ctx.taps, block)
             torch.bmm(_pairs(spectrum).transpose(1, 2), _pairs(pulled), out=grad_mixing[group])
             _mix(pulled, mixing[group].transpose(1, 2), spectrum)
             blocks = torch.bmm(analysis.T.expand(batch * count, -1, -1), spectrum).view(batch, count, block, channels)
             grad_x[group] = _overlap_add(blocks, step, ctx.taps, steps)
-        return grad_x, grad_mixing, None
+        return grad_x, grad_mixing, grad_bias, None
 
 
 _overlap_save: Callable[..., Tensor] = _OverlapSave.apply
@@ -135,9 +139,7 @@ def _spectrum(x_BTC: Tensor, taps: int, block: int) -> Tensor:
     batch, steps, channels = x_BTC.shape
     step = block - taps + 1
     count = _blocks(steps, taps, step)
-    left = (taps - 1) // 2
-    padded = x_BTC.new_zeros(batch * count * step + taps - 1, channels)
-    padded[: batch * count * step].view(batch, count * step, channels)[:, left : left + steps] = x_BTC
+    padded = spaced(x_BTC, (taps - 1) // 2, count * step, taps - 1)
     blocks = padded.as_strided((batch * count, block, channels), (step * channels, channels, 1))
     return torch.bmm(_analysis(block, x_BTC.dtype, x_BTC.device).expand(batch * count, -1, -1), blocks)
 

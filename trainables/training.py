@@ -12,7 +12,7 @@ import torch
 
 from trainables import workers
 from trainables.batches import PreparedDataset, Windows, epoch_order
-from trainables.config import TrialConfig
+from trainables.config import TrainingConfig, TrialConfig
 from trainables.fidelity import MIN_JUDGED
 from trainables.gan import COUNTERS, DivergedError, Gan
 from trainables.judge import Judge
@@ -66,20 +66,31 @@ def check_fit(config: TrialConfig, dataset: PreparedDataset) -> None:
     training = config.training
     epoch_order(dataset.count("train"), training.batch_size, config.seed, 0)
     label = dataset.part("train", config.model).label
-    if training.pretrain_epochs:
-        noise = int((label[:, 0] == 0).sum())
-        if noise < training.batch_size:
-            raise ValueError(
-                f"pretrain_epochs is {training.pretrain_epochs} but {dataset.folder} has {noise} windows of noise; "
-                "expected a batch at least: prepare it with --noise, or set pretrain_epochs to 0"
-            )
+    _check_pretraining(training, int((label[:, 0] == 0).sum()))
+    if config.model.kernel > dataset.samples:
+        raise ValueError(f"kernel is {config.model.kernel}; expected no more than a window's {dataset.samples} samples")
     for name in ("val", "test"):
         if dataset.count(name) < MIN_JUDGED:
             raise ValueError(
                 f"{dataset.folder / name}.npy has {dataset.count(name)} windows; expected {MIN_JUDGED} to judge by"
             )
+        if not dataset.part(name).events:
+            raise ValueError(f"{dataset.folder / name}.npy has no earthquake; expected some to judge by: split it anew")
     with torch.device("meta"):
         make_critic(config.model, dataset.samples, dataset.fs_hz)
+
+
+def _check_pretraining(training: TrainingConfig, noise: int) -> None:
+    if training.pretrain_epochs and noise < training.batch_size:
+        raise ValueError(
+            f"pretrain_epochs is {training.pretrain_epochs} but there are {noise} training windows of noise; expected "
+            f"a batch of {training.batch_size} at least: prepare the data with --noise, or set pretrain_epochs to 0"
+        )
+    if training.pretrain_epochs >= training.max_epochs:
+        raise ValueError(
+            f"pretrain_epochs is {training.pretrain_epochs} of max_epochs {training.max_epochs}; "
+            "expected fewer, or the generator is never trained"
+        )
 
 
 def _one_epoch(gan: Gan, windows: Windows, judge: Judge) -> dict[str, Any]:
@@ -127,4 +138,6 @@ def _noise(windows: Windows) -> Windows:
 
 
 def _to(windows: Windows, device: torch.device) -> Windows:
-    return Windows(windows.wave.to(device), windows.label.to(device), windows.events)
+    """On the device, and in torch's default type, which the networks are made in."""
+    dtype = torch.get_default_dtype()
+    return Windows(windows.wave.to(device, dtype), windows.label.to(device, dtype), windows.events)

@@ -19,6 +19,18 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
+def check_shares(name: str, whole: float, workers: int) -> None:
+    """Refuse what so many workers cannot share equally.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if workers > 1 and whole % workers:
+        raise ValueError(
+            f"{name} is {whole:g}, which {workers} workers cannot share equally; expected a multiple of {workers}"
+        )
+
+
 def total(value: Tensor) -> Tensor:
     """Sum over all workers, in place."""
     if count() > 1:
