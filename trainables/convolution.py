@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Matrix products made together for a weight's gradient.
+VIEWS = 16
+
 
 class _Convolution(torch.autograd.Function):
     """Cross-correlation (B, T, C) with (O, K, C) plus (O,), of stride 1, so many zeros put at the left and right."""
@@ -67,7 +70,9 @@ class _WeightGradient(torch.autograd.Function):
         rows = batch * length // taps
         seen = spaced(x, left, length, taps).as_strided((taps, rows, taps * channels), (channels, taps * channels, 1))
         grads = spaced(grad, 0, length, 0).as_strided((taps, outputs, rows), (outputs, 1, taps * outputs))
-        return torch.bmm(grads, seen).sum(0).view(outputs, taps, channels)
+        # A few views at once: each gives a whole weight, and a long filter has many.
+        pairs = zip(grads.split(VIEWS), seen.split(VIEWS), strict=True)
+        return torch.stack([torch.bmm(*pair).sum(0) for pair in pairs]).sum(0).view(outputs, taps, channels)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -14,7 +14,7 @@ from trainables.config import TrainingConfig
 from trainables.generator import METHODS, LongConvolution
 
 # Windows that a measurement is made with: enough to be typical, few enough to take no time.
-BATCH = 4
+BATCH = 2
 ROUNDS = 3
 
 

@@ -10,7 +10,7 @@ Shapes: G group, B batch, T sample, C channel, O output channel, K tap, N coeffi
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,8 @@ from trainables.convolution import spaced
 
 # Lengths of a block, in taps of the filter, that are weighed against each other.
 BLOCK_TAPS = (2, 2.5, 3, 4, 6, 8)
+# Blocks transformed together: enough for the processor, few enough for its cache.
+PIECE = 256
 
 
 def spectral_convolution(x_GBTC: Tensor, weight_GOCK: Tensor, bias_GO: Tensor) -> Tensor:
@@ -78,7 +80,7 @@ def _mixing(weight_GOCK: Tensor, block: int) -> Tensor:
 
 
 class _OverlapSave(torch.autograd.Function):
-    """Blocks of the input, transformed, mixed, transformed back; one group at a time, so that memory stays small.
+    """Blocks of the input, transformed, mixed, transformed back; a few windows at a time, so that memory stays small.
 
     The signals of a batch are laid one after another with zeros between, so that blocks start at equal distances and
     all of them are one view of the same memory.
@@ -88,60 +90,85 @@ class _OverlapSave(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, mixing: Tensor, bias: Tensor, taps: int) -> Tensor:
         ctx.save_for_backward(x, mixing)
         ctx.taps = taps
-        groups, batch, steps, _ = x.shape
-        block, outputs = 2 * mixing.shape[1], mixing.shape[3] // 2
-        step = block - taps + 1
-        synthesis = _synthesis(block, x.dtype, x.device)[:step]
-        count = _blocks(steps, taps, step)
-        y = x.new_empty(groups, batch * count, step, outputs)
-        mixed = x.new_empty(batch * count, block, outputs)
-        for group in range(groups):
-            spectrum = _spectrum(x[group], taps, block)
-            _mix(spectrum, mixing[group], mixed)
-            mixed[:, 0] += block * bias[group]  # a constant is its mean's coefficient alone
-            torch.bmm(synthesis.expand(batch * count, -1, -1), mixed, out=y[group])
-        return y.view(groups, batch, count * step, outputs)[:, :, :steps]
+        y = x.new_empty(*x.shape[:3], bias.shape[1])
+        for group, windows in _pieces(x, taps, 2 * mixing.shape[1]):
+            y[group, windows] = _convolved(x[group, windows], mixing[group], bias[group], taps)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, mixing = ctx.saved_tensors
         (grad,) = grads
-        groups, batch, steps, channels = x.shape
-        block = 2 * mixing.shape[1]
-        step = block - ctx.taps + 1
-        synthesis, analysis = (matrix(block, x.dtype, x.device) for matrix in (_synthesis, _analysis))
-        count = _blocks(steps, ctx.taps, step)
-        grad_x, grad_mixing = x.new_empty(x.shape), torch.empty_like(mixing)
-        grad_bias = mixing.new_empty(groups, mixing.shape[3] // 2)
-        for group in range(groups):
-            blocks = F.pad(grad[group], (0, 0, 0, count * step - steps)).view(batch * count, step, -1)
-            pulled = torch.bmm(synthesis[:step].T.expand(batch * count, -1, -1), blocks)
-            grad_bias[group] = block * pulled[:, 0].sum(0)
-            spectrum = _spectrum(x[group], ctx.taps, block)
-            torch.bmm(_pairs(spectrum).transpose(1, 2), _pairs(pulled), out=grad_mixing[group])
+        grad_x, grad_mixing = x.new_empty(x.shape), torch.zeros_like(mixing)
+        grad_bias = mixing.new_zeros(len(mixing), mixing.shape[3] // 2)
+        for group, windows in _pieces(x, ctx.taps, 2 * mixing.shape[1]):
+            pulled = _pulled_back(grad[group, windows], ctx.taps, 2 * mixing.shape[1])
+            grad_bias[group] += 2 * mixing.shape[1] * pulled[:, 0].sum(0)
+            spectrum = _spectrum(x[group, windows], ctx.taps, 2 * mixing.shape[1])
+            grad_mixing[group].baddbmm_(_pairs(spectrum).transpose(1, 2), _pairs(pulled))
             _mix(pulled, mixing[group].transpose(1, 2), spectrum)
-            blocks = torch.bmm(analysis.T.expand(batch * count, -1, -1), spectrum).view(batch, count, block, channels)
-            grad_x[group] = _overlap_add(blocks, step, ctx.taps, steps)
+            grad_x[group, windows] = _overlap_added(spectrum, ctx.taps, *x.shape[2:])
         return grad_x, grad_mixing, grad_bias, None
 
 
 _overlap_save: Callable[..., Tensor] = _OverlapSave.apply
 
 
-def _blocks(steps: int, taps: int, step: int) -> int:
+def _pieces(x_GBTC: Tensor, taps: int, block: int) -> Iterator[tuple[int, slice]]:
+    """Each group's windows, some at a time."""
+    groups, batch, steps, _ = x_GBTC.shape
+    size = max(1, PIECE // _count(steps, taps, block))
+    for group in range(groups):
+        for start in range(0, batch, size):
+            yield group, slice(start, start + size)
+
+
+def _count(steps: int, taps: int, block: int) -> int:
     """Blocks of a signal, with zeros enough that no block's result sees the next signal."""
-    return -(-(steps + taps - 1) // step)
+    return math.ceil((steps + taps - 1) / (block - taps + 1))
+
+
+def _convolved(x_BTC: Tensor, mixing: Tensor, bias_O: Tensor, taps: int) -> Tensor:
+    """Convolution of some windows, (B, T, O)."""
+    block, steps = 2 * len(mixing), x_BTC.shape[1]
+    spectrum = _spectrum(x_BTC, taps, block)
+    mixed = spectrum.new_empty(*spectrum.shape[:2], len(bias_O))
+    _mix(spectrum, mixing, mixed)
+    mixed[:, 0] += block * bias_O  # a constant is its mean's coefficient alone
+    synthesis = _synthesis(block, x_BTC.dtype, x_BTC.device)[: block - taps + 1]
+    y = torch.bmm(synthesis.expand(len(mixed), -1, -1), mixed)
+    return y.view(len(x_BTC), -1, len(bias_O))[:, :steps]
+
+
+def _pulled_back(grad_BTO: Tensor, taps: int, block: int) -> Tensor:
+    """Gradient with respect to the mixed coefficients of all blocks, (blocks, N, O)."""
+    (steps, outputs), step = grad_BTO.shape[1:], block - taps + 1
+    length = _count(steps, taps, block) * step
+    blocks = F.pad(grad_BTO, (0, 0, 0, length - steps)).view(-1, step, outputs)
+    synthesis = _synthesis(block, grad_BTO.dtype, grad_BTO.device)[:step]
+    return torch.bmm(synthesis.T.expand(len(blocks), -1, -1), blocks)
 
 
 def _spectrum(x_BTC: Tensor, taps: int, block: int) -> Tensor:
-    """Coefficients of all blocks of a batch, (blocks, N, C)."""
-    batch, steps, channels = x_BTC.shape
-    step = block - taps + 1
-    count = _blocks(steps, taps, step)
+    """Coefficients of all blocks of some windows, (blocks, N, C)."""
+    (batch, steps, channels), step = x_BTC.shape, block - taps + 1
+    count = _count(steps, taps, block)
     padded = spaced(x_BTC, (taps - 1) // 2, count * step, taps - 1)
     blocks = padded.as_strided((batch * count, block, channels), (step * channels, channels, 1))
     return torch.bmm(_analysis(block, x_BTC.dtype, x_BTC.device).expand(batch * count, -1, -1), blocks)
+
+
+def _overlap_added(spectrum: Tensor, taps: int, steps: int, channels: int) -> Tensor:
+    """Gradient with respect to windows (B, T, C), from that with respect to their coefficients."""
+    block, step = spectrum.shape[1], spectrum.shape[1] - taps + 1
+    analysis = _analysis(block, spectrum.dtype, spectrum.device)
+    blocks = torch.bmm(analysis.T.expand(len(spectrum), -1, -1), spectrum)
+    blocks = blocks.view(-1, _count(steps, taps, block), block, channels)
+    added = blocks[:, :, :step].clone()
+    added[:, 1:, : taps - 1] += blocks[:, :-1, step:]
+    left = (taps - 1) // 2
+    return added.flatten(1, 2)[:, left : left + steps]
 
 
 def _pairs(spectrum: Tensor) -> Tensor:
@@ -153,12 +180,3 @@ def _pairs(spectrum: Tensor) -> Tensor:
 def _mix(spectrum: Tensor, mixing: Tensor, out: Tensor) -> None:
     """Multiply the pairs of every block by the filters'."""
     torch.bmm(_pairs(spectrum), mixing, out=_pairs(out))
-
-
-def _overlap_add(blocks: Tensor, step: int, taps: int, steps: int) -> Tensor:
-    """Signals (B, T, C) whose blocks (B, count, block, C), `step` apart, were cut with zeros at the left."""
-    batch, count, _, channels = blocks.shape
-    added = blocks[:, :, :step].clone()
-    added[:, 1:, : taps - 1] += blocks[:, :-1, step:]
-    left = (taps - 1) // 2
-    return added.view(batch, count * step, channels)[:, left : left + steps]

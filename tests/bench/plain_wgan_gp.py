@@ -27,12 +27,12 @@ class Features(nn.Module):
 
 
 def stretch(x: Tensor, samples: int) -> Tensor:
-    """`F.interpolate` as it is in float32.
+    """`F.interpolate` as it is in the default precision, also for a copy of a network in another one.
 
-    Torch's own takes another neighbour in float64 where the two lengths' ratio makes it a close call (524 to 400), and
-    one neighbour for the result but another for its gradient.
+    Where the ratio of the two lengths makes it a close call (524 to 400), torch's own takes another neighbour in
+    float64 than in float32; and its gradient in float64 is that of yet other neighbours than its result's.
     """
-    position = torch.arange(x.shape[2], dtype=torch.float32, device=x.device)[None, None]
+    position = torch.arange(x.shape[2], dtype=torch.get_default_dtype(), device=x.device)[None, None]
     return x.index_select(2, F.interpolate(position, size=samples)[0, 0].long())
 
 
