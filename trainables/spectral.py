@@ -24,7 +24,7 @@ from trainables.convolution import spaced
 # Lengths of a block, in taps of the filter, that are weighed against each other.
 BLOCK_TAPS = (2, 2.5, 3, 4, 6, 8)
 # Blocks transformed together: enough for the processor, few enough for its cache.
-PIECE = 256
+PIECE = 128
 
 
 def spectral_convolution(x_GBTC: Tensor, weight_GOCK: Tensor, bias_GO: Tensor) -> Tensor:
