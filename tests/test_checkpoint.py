@@ -8,6 +8,7 @@ import pickle
 import random
 import shutil
 import signal
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -70,17 +71,24 @@ def train_in(folder, prepared, config):
     train(config, PreparedDataset.open(prepared), report, never, state)
 
 
+@pytest.fixture(scope="module")
+def server():
+    """The server that processes are forked from, started anew and ended: other tests need one of another kind."""
+    forkserver._forkserver._stop()
+    yield multiprocessing.get_context("forkserver")
+    forkserver._forkserver._stop()
+
+
 @pytest.fixture
-def start(monkeypatch):
+def start(monkeypatch, server):
     """Start `train_in` in a process of its own that has torch loaded already."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
-    context = multiprocessing.get_context("forkserver")
     # All that this file imports, and what torch's optimisers import when they are first made.
-    context.set_forkserver_preload(["pytest", "search.export", "search.tuner", "torch._dynamo"])
+    server.set_forkserver_preload(["pytest", "search.export", "search.tuner", "torch._dynamo"])
     workers = []
 
     def begin(*arguments, target=train_in):
-        workers.append(context.Process(target=target, args=arguments))
+        workers.append(server.Process(target=target, args=arguments))
         workers[-1].start()
         return workers[-1]
 
