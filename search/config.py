@@ -10,7 +10,16 @@ from typing import Any
 
 from search.baselines import DEMO_START, HAND_TUNED
 from search.space import Choices, Domain, Range, domain_from_json, re_ranged
-from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig, flat, from_dict, with_values
+from trainables.config import (
+    CONDITIONS,
+    EvaluationConfig,
+    ModelConfig,
+    TrainingConfig,
+    TrialConfig,
+    flat,
+    from_dict,
+    with_values,
+)
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SCHEDULERS = ("asha", "none")
@@ -148,6 +157,7 @@ def _json(domain: Domain) -> dict[str, Any]:
 
 ITACA_SPACE: dict[str, Domain] = {
     "model.latent_dim": Range(100, 1000),
+    "model.cutoff_hz": Range(0.5, 10.0, log=True),
     "training.batch_size": Range(16, 128, log=True),
     "training.penalty_weight": Range(1.0, 50.0, log=True),
     "training.generator_lr": Range(1e-5, 1e-3, log=True),
@@ -158,16 +168,17 @@ ITACA_SPACE: dict[str, Domain] = {
 # A miniature that learns something visible in minutes on two cores: narrow networks, many small steps.
 DEMO_SPACE: dict[str, Domain] = {
     "model.latent_dim": Range(100, 400),
+    "model.cutoff_hz": Range(0.3, 5.0, log=True),
     "training.batch_size": Range(8, 24, log=True),
     "training.penalty_weight": Range(1.0, 50.0, log=True),
-    "training.generator_lr": Range(1e-4, 3e-3, log=True),
-    "training.critic_lr": Range(3e-4, 5e-3, log=True),
+    "training.generator_lr": Range(5e-4, 1e-2, log=True),
+    "training.critic_lr": Range(5e-4, 1e-2, log=True),
     "training.n_critic": Range(1, 3),
 }
 
 PRESETS = {
     "itaca": SearchConfig(
-        model=ModelConfig(latent_dim=800),
+        model=ModelConfig(latent_dim=800, conditions=CONDITIONS),
         training=TrainingConfig(batch_size=32, max_epochs=200),
         space={key: _json(domain) for key, domain in ITACA_SPACE.items()},
         baselines=HAND_TUNED,
@@ -177,9 +188,9 @@ PRESETS = {
         num_samples=100,
     ),
     "demo": SearchConfig(
-        model=ModelConfig(latent_dim=200, base_channels=4, kernel=32),
+        model=ModelConfig(latent_dim=200, base_channels=4, kernel=32, conditions=CONDITIONS),
         # So small that the methods are equally fast: named, two runs of the same seed are equal to the last digit.
-        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=500.0, max_epochs=10, convolution="direct"),
+        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=2000.0, max_epochs=10, convolution="direct"),
         evaluation=EvaluationConfig(fakes=64),
         space={key: _json(domain) for key, domain in DEMO_SPACE.items()},
         baselines=DEMO_START,

@@ -91,9 +91,10 @@ def test_sampled_values_are_laid_over_the_base():
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_presets_search_latent_batch_penalty_both_learning_rates_and_n_critic(name):
+def test_presets_search_latent_cutoff_batch_penalty_both_learning_rates_and_n_critic(name):
     assert set(preset(name).space) == {
         "model.latent_dim",
+        "model.cutoff_hz",
         "training.batch_size",
         "training.penalty_weight",
         "training.generator_lr",

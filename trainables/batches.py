@@ -126,7 +126,9 @@ class PreparedDataset:
         for name in conditions:
             known = _condition(quakes, name)
             if not np.isfinite(known).any():
-                raise ValueError(f"no earthquake of {self.folder}/train.parquet has a {name}; leave the condition out")
+                raise ValueError(
+                    f"no earthquake of {self.folder}/train.parquet has a {name}; leave it out of model.conditions"
+                )
             spread = float(np.nanstd(known))
             standards[name] = float(np.nanmean(known)), spread if spread > LEAST_SPREAD else 1.0
         return standards

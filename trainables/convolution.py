@@ -103,19 +103,29 @@ def _as_image(x_BTC: Tensor) -> Tensor:
 def convolve(x_BTC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, stride: int = 1) -> Tensor:
     """Convolution without padding: (B, T, C) to (B, T', O). Differentiable twice.
 
-    A stride is folded into the channels: `stride` samples of C channels are one sample of `stride` · C.
+    A stride is folded into the channels: `stride` samples of C channels are one sample of `stride` · C. It costs a copy
+    of the signals unless they have `unfolded` samples too many or too few.
     """
-    taps, steps = weight_OCK.shape[2], (x_BTC.shape[1] - weight_OCK.shape[2]) // stride + 1
+    taps = weight_OCK.shape[2]
     weight = weight_OCK.transpose(1, 2)
     if stride > 1:
         folded = -(-taps // stride)
         weight = F.pad(weight, (0, 0, 0, folded * stride - taps)).reshape(len(weight), folded, -1)
-        x_BTC = F.pad(x_BTC, (0, 0, 0, (steps + folded - 1) * stride - x_BTC.shape[1]))
-        x_BTC = x_BTC.reshape(len(x_BTC), steps + folded - 1, -1)
+        missing = unfolded(x_BTC.shape[1], taps, stride)
+        x_BTC = F.pad(x_BTC, (0, 0, 0, missing)) if missing else x_BTC
+        x_BTC = x_BTC.reshape(len(x_BTC), -1, stride * x_BTC.shape[2])
     return _convolution(x_BTC, weight, bias_O, 0, 0)
 
 
-def convolve_same(x_BTC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None) -> Tensor:
-    """Convolution whose output is as long as its input; an even kernel's extra zero goes to the right."""
+def unfolded(steps: int, taps: int, stride: int) -> int:
+    """Samples that signals lack (negative: have too many of) for their convolution with a stride to be folded.
+
+    What they hold does not matter, as no tap sees them.
+    """
+    return ((steps - taps) // stride - taps // -stride) * stride - steps
+
+
+def convolve_same(x_BTC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, more: int = 0) -> Tensor:
+    """Convolution whose output is as long as its input, or `more`; an even kernel's extra zero goes to the right."""
     others = weight_OCK.shape[2] - 1
-    return _convolution(x_BTC, weight_OCK.transpose(1, 2), bias_O, others // 2, others - others // 2)
+    return _convolution(x_BTC, weight_OCK.transpose(1, 2), bias_O, others // 2, others - others // 2 + more)

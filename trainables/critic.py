@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.config import ModelConfig
-from trainables.convolution import convolve, convolve_same
+from trainables.convolution import convolve, convolve_same, unfolded
 from trainables.layers import FrequencySplit, leaky_relu
 from trainables.losses import Scorer
 
@@ -49,7 +49,8 @@ class Critic(nn.Module):
 
         def score(wave_BCT: Tensor) -> Tensor:
             low, high = (band.transpose(1, 2) for band in self.split(wave_BCT))
-            x = convolve(torch.cat([self.low(low), self.high(high)], dim=2), first.weight[:, :signals], None, STRIDE)
+            x = leaky_relu(torch.cat([self.low(low), self.high(high)], dim=2))
+            x = convolve(x, first.weight[:, :signals], None, STRIDE)
             x = leaky_relu((x.view(-1, *label.shape) + label).flatten(0, 1))
             for layer in (self.second, self.third):
                 x = leaky_relu(convolve(x, layer.weight, layer.bias, STRIDE))
@@ -59,7 +60,7 @@ class Critic(nn.Module):
 
 
 class BandBranch(nn.Module):
-    """Features of one frequency band at half the sampling rate."""
+    """Features of one frequency band at half the sampling rate, before they are rectified."""
 
     def __init__(self, components: int, width: int):
         super().__init__()
@@ -67,8 +68,9 @@ class BandBranch(nn.Module):
         self.first, self.second = nn.Conv1d(components, width, KERNEL), nn.Conv1d(width, width, KERNEL)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """(B, T, components) to (B, T // 2, C)."""
+        """(B, T, components) to (B, T // 2, C), and what the next layer's stride needs to be folded."""
         sides = KERNEL // 2 - 1
         x_BTC = F.pad(x_BTC, (0, 0, sides, sides))
         x_BTC = leaky_relu(convolve(x_BTC, self.first.weight, self.first.bias, stride=2))
-        return leaky_relu(convolve_same(x_BTC, self.second.weight, self.second.bias))
+        more = unfolded(x_BTC.shape[1], KERNEL, STRIDE)
+        return convolve_same(x_BTC, self.second.weight, self.second.bias, more)

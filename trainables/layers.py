@@ -106,12 +106,13 @@ class RectifiedNorm(nn.Module):
         self.batches, self.momentum = 0, None
 
     def forward(self, x_GBTC: Tensor, counts_T: Tensor | None = None) -> Tensor:
-        """Rectify and normalise (G, B, T, C), row t counting `counts_T[t]` times."""
+        """Rectify (G, B, T, C) in place, for the memory's sake, and normalise; row t counts `counts_T[t]` times."""
+        rectified = F.relu(x_GBTC, inplace=True)
         if not self.training:
             scale = self.weight * (self.running_var + self.EPS).rsqrt()
             shift = self.bias - self.running_mean * scale
-            return _scaled(x_GBTC.relu(), scale, shift)
-        y_GBTC, mean, var, rows = _rectify_and_normalise(x_GBTC, self.weight, self.bias, counts_T, self.EPS)
+            return _scaled(rectified, scale, shift)
+        y_GBTC, mean, var, rows = _normalise(rectified, self.weight, self.bias, counts_T, self.EPS)
         self.batches += 1
         share = 1 / self.batches if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
@@ -119,8 +120,8 @@ class RectifiedNorm(nn.Module):
         return y_GBTC
 
 
-class _RectifyAndNormalise(torch.autograd.Function):
-    """Training-mode batch normalisation after a rectifier: only what it rectified is kept, and memory is passed rarely.
+class _Normalise(torch.autograd.Function):
+    """Training-mode batch normalisation; keeps its input alone, as the rectifier before it does, and rarely passes it.
 
     Sums over batch and time are taken a window at a time, as what is being summed then stays in the cache.
     """
@@ -129,33 +130,32 @@ class _RectifyAndNormalise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, counts: Tensor | None, eps: float) -> Any:
         rows = x.new_ones(x.shape[2]) if counts is None else counts.to(x.dtype)
         total = workers.count() * x.shape[1] * (x.shape[2] if counts is None else float(rows.sum()))
-        rectified = x.relu()
-        mean = workers.total(_sums(rows, rectified.unbind(1))) / total
-        squares = ((window - mean[:, None]).square_() for window in rectified.unbind(1))
+        mean = workers.total(_sums(rows, x.unbind(1))) / total
+        squares = ((window - mean[:, None]).square_() for window in x.unbind(1))
         var = workers.total(_sums(rows, squares)) / total
         scale = weight * (var + eps).rsqrt()
-        ctx.save_for_backward(rectified, mean, var, scale, counts)
+        ctx.save_for_backward(x, mean, var, scale, counts)
         ctx.total, ctx.eps = total, eps
         ctx.mark_non_differentiable(mean, var)
-        return _scaled(rectified, scale, bias - mean * scale), mean, var, total
+        return _scaled(x, scale, bias - mean * scale), mean, var, total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        rectified, mean, var, scale, counts = ctx.saved_tensors
-        grad, ones, spread = grads[0], rectified.new_ones(rectified.shape[2]), (var + ctx.eps).rsqrt()
-        windows = zip(grad.unbind(1), rectified.unbind(1), strict=True)
+        x, mean, var, scale, counts = ctx.saved_tensors
+        grad, ones, spread = grads[0], x.new_ones(x.shape[2]), (var + ctx.eps).rsqrt()
+        windows = zip(grad.unbind(1), x.unbind(1), strict=True)
         grad_bias = _sums(ones, grad.unbind(1))
         grad_weight = spread * _sums(ones, ((window - mean[:, None]).mul_(g) for g, window in windows))
         mean_bias, mean_weight = workers.total(torch.stack([grad_bias, grad_weight])) / ctx.total
         slope = -scale * spread * mean_weight
-        grad_x = _scaled(rectified, slope, -scale * mean_bias - slope * mean)
+        grad_x = _scaled(x, slope, -scale * mean_bias - slope * mean)
         if counts is not None:
             grad_x *= counts[:, None]
-        return grad_x.addcmul_(grad, scale[:, None, None]).mul_(rectified > 0), grad_weight, grad_bias, None, None
+        return grad_x.addcmul_(grad, scale[:, None, None]), grad_weight, grad_bias, None, None
 
 
-_rectify_and_normalise: Callable[..., Tensor] = _RectifyAndNormalise.apply
+_normalise: Callable[..., Tensor] = _Normalise.apply
 
 
 def _sums(rows_T: Tensor, windows_GTC: Iterable[Tensor]) -> Tensor:

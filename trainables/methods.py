@@ -35,7 +35,9 @@ def choose_methods(generator: nn.Module, config: TrainingConfig, samples: int) -
     if config.convolution != "measured":
         return [config.convolution] * len(layers)
     # The first worker's choice is everyone's.
-    return workers.from_first([_fastest(layer.weight.shape, samples, batch, layer.weight.device) for layer in layers])
+    return workers.from_first(
+        [_fastest(layer.weight.shape[1:], samples, batch, layer.weight.device) for layer in layers]
+    )
 
 
 def _layers(generator: nn.Module) -> list[LongConvolution]:
@@ -43,15 +45,15 @@ def _layers(generator: nn.Module) -> list[LongConvolution]:
 
 
 @cache
-def _fastest(shape_GOCK: torch.Size, samples: int, batch: int, device: torch.device) -> str:
-    return min(METHODS, key=lambda method: _seconds(method, shape_GOCK, samples, batch, device))
+def _fastest(shape_OCK: torch.Size, samples: int, batch: int, device: torch.device) -> str:
+    return min(METHODS, key=lambda method: _seconds(method, shape_OCK, samples, batch, device))
 
 
-def _seconds(method: str, shape_GOCK: torch.Size, samples: int, batch: int, device: torch.device) -> float:
-    """Least time of a pass forward and backward."""
-    groups, outputs, inputs, _ = shape_GOCK
-    weight, bias = torch.zeros(shape_GOCK, device=device), torch.zeros(groups, outputs, device=device)
-    x = torch.zeros(groups, batch, samples, inputs, device=device)
+def _seconds(method: str, shape_OCK: torch.Size, samples: int, batch: int, device: torch.device) -> float:
+    """Least time of a pass forward and backward; of one group, as both methods take one after another."""
+    outputs, inputs, _ = shape_OCK
+    weight, bias = torch.zeros(1, *shape_OCK, device=device), torch.zeros(1, outputs, device=device)
+    x = torch.zeros(1, batch, samples, inputs, device=device)
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Train one configuration and show how far generated spectra are from real ones, untrained and epoch by epoch.
+"""Train a preset's first baseline and show how far generated spectra are from real ones, untrained and by epoch.
 
     python tests/bench/learning.py [--data DIR] [--preset demo] [--set KEY=VALUE]... [--minutes 3]
 
@@ -21,20 +21,12 @@ from data_prep.prepare import prepare
 from search.config import preset, with_settings
 from search.session import DEMO_SETTINGS
 from trainables.batches import PreparedDataset
-from trainables.config import TrialConfig, with_values
+from trainables.config import TrialConfig
 from trainables.gan import Gan
 from trainables.judge import Judge
 from trainables.training import train
 
 PART = "fidelity/log_psd"
-# Hand-set for the demo: many steps of small batches, the averaged generator following closely.
-DEMO_VALUES = {
-    "training.batch_size": 8,
-    "training.n_critic": 1,
-    "training.penalty_weight": 2.0,
-    "training.generator_lr": 1e-3,
-    "training.critic_lr": 3e-3,
-}
 
 
 def main() -> None:
@@ -43,9 +35,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="bench-learning-") as folder:
         dataset = PreparedDataset.open(options.data or _demo(Path(folder)))
-        config = with_settings(preset(options.preset), [f"training.max_epochs={10**6}", *options.set]).trial
-        if not options.data:
-            config = with_values(config, DEMO_VALUES)
+        search = preset(options.preset)
+        start = [f"{key}={value}" for key, value in search.baselines[0].items()]
+        config = with_settings(search, [f"training.max_epochs={10**6}", *start, *options.set]).trial
         print(json.dumps(learn(config, dataset, 60 * options.minutes)))
 
 
