@@ -75,7 +75,9 @@ def test_a_constant_condition_tells_nothing_and_explodes_nowhere(mixed):
 )
 def test_a_condition_that_no_earthquake_has_is_refused(mixed, change):
     rewrite(mixed, "train", change)
-    with pytest.raises(ValueError, match=r"no earthquake of .*train\.parquet has a magnitude; leave the condition out"):
+    with pytest.raises(
+        ValueError, match=r"no earthquake of .*train\.parquet has a magnitude; leave it out of model.conditions"
+    ):
         PreparedDataset.open(mixed).part("train", ModelConfig(conditions=("magnitude",)))
 
 

@@ -315,7 +315,7 @@ def test_a_condition_that_no_record_has_is_refused_before_training(write_prepare
     folder = write_prepared(tmp_path / "blank")
     rows = pd.read_parquet(folder / "train.parquet")
     rows.assign(depth_km=np.nan).to_parquet(folder / "train.parquet")
-    with pytest.raises(ValueError, match="has a depth; leave the condition out"):
+    with pytest.raises(ValueError, match="has a depth; leave it out of model.conditions"):
         check_fit(with_values(trial_config, {"model.conditions": ["depth"]}), PreparedDataset.open(folder))
 
 
