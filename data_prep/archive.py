@@ -14,8 +14,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+from h5py import h5t
 
 from data_prep.flatfile import IDENTITY
+from data_prep.parallel import Runner
 
 COMPONENTS = ("E", "N", "Z")
 MOST_SAMPLES = 50_000_000  # three days at 200 Hz
@@ -60,8 +62,10 @@ def find_archives(sources: Sequence[Path | str]) -> list[Path]:
     return sorted({path.resolve() for source in sources for path in _expand(str(source))})
 
 
-def index_archives(paths: Sequence[Path]) -> pd.DataFrame:
+def index_archives(paths: Sequence[Path], run: Runner = map) -> pd.DataFrame:
     """List the records of archives, one row for the three components of one sensor, event and processing.
+
+    `run` reads the files.
 
     Columns: those of `flatfile.IDENTITY`, `data_type`, `source_file`, `damage` and `E`, `N`, `Z`: the path of each
     component's dataset inside the file, missing where the component is. A name that is not ITACA's makes a
@@ -70,7 +74,7 @@ def index_archives(paths: Sequence[Path]) -> pd.DataFrame:
     Raises:
         ValueError: not one of the files can be read.
     """
-    rows = [row for path in paths for row in _channels(path)]
+    rows = [row for traces in run(_list_traces, paths) for row in traces]
     if all("damage" in row for row in rows):
         raise ValueError(rows[0]["damage"] if rows else f"archive {paths[0]}: holds no trace; give another")
     blank = dict.fromkeys([*_RECORD, "damage", "start", "end", "axis", "path"], "")
@@ -97,8 +101,8 @@ def read_traces(file: h5py.File, keys: Sequence[str]) -> Traces:
     corners = np.array([[_number(_text(header, name)) for name in _CORNERS] for header in headers])
     return Traces(
         samples=tuple(_samples(dataset, scale) for dataset in datasets),
-        fs_hz=tuple(float(_attribute(dataset, b"sampling_rate", np.float64)) for dataset in datasets),
-        start_ns=tuple(int(_attribute(dataset, b"starttime", np.int64)) for dataset in datasets),
+        fs_hz=tuple(float(_attribute(dataset, b"sampling_rate", h5t.NATIVE_DOUBLE)) for dataset in datasets),
+        start_ns=tuple(int(_attribute(dataset, b"starttime", h5t.NATIVE_INT64)) for dataset in datasets),
         low_cut_hz=float(np.max(corners[:, 0])),
         high_cut_hz=float(np.min(corners[:, 1])),
         unit_known=unit != "",
@@ -117,7 +121,7 @@ def read_rates(path: Path, keys: Sequence[str], least_s: float) -> list[float]:
 def _rate(file: h5py.File, key: str, least_s: float) -> float:
     try:
         dataset = h5py.h5d.open(file.id, key.encode())
-        rate = float(_attribute(dataset, b"sampling_rate", np.float64))
+        rate = float(_attribute(dataset, b"sampling_rate", h5t.NATIVE_DOUBLE))
         return rate if dataset.shape[0] >= least_s * rate else float("nan")
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError):
         return float("nan")
@@ -133,6 +137,10 @@ def _expand(source: str) -> list[Path]:
     if not found:
         raise ValueError(f"archive {source}: no such file, folder of {'/'.join(_SUFFIXES)} files or match; check it")
     return found
+
+
+def _list_traces(path: Path) -> list[dict[str, str]]:
+    return list(_channels(path))
 
 
 def _channels(path: Path) -> Iterator[dict[str, str]]:
@@ -228,15 +236,15 @@ def _cm_s2(unit: str) -> float:
 
 
 # h5py's own attributes take three times as long to read as these, and there are dozens of thousands of records.
-def _attribute(place: h5py.h5g.GroupID, name: bytes, dtype: type) -> Any:
-    """A number of an object's attributes."""
+def _attribute(place: h5py.h5g.GroupID, name: bytes, kind: h5t.TypeID) -> Any:
+    """A number of an object's attributes, as a number of 8 bytes."""
     attribute = h5py.h5a.open(place, name)
-    if attribute.shape:
+    if attribute.shape != ():  # `read` would write past the end of `value`
         raise ValueError(f"{name.decode()} has shape {attribute.shape}, one number expected")
-    if attribute.dtype.kind not in "fiu":
+    if attribute.get_type().get_class() not in (h5t.INTEGER, h5t.FLOAT):
         raise ValueError(f"{name.decode()} is no number")
-    value: np.ndarray = np.empty((), dtype)
-    attribute.read(value)
+    value: np.ndarray = np.empty((), kind.dtype)
+    attribute.read(value, kind)
     return value[()]
 
 

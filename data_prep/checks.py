@@ -77,17 +77,23 @@ def _straight_s(wave_T: np.ndarray, span: float, fs_hz: float) -> float:
     A quiet stretch is nearly straight too, but no corner ends it: within 0.1 s of both ends the second difference
     must be 20 times the line's. A level line is the noise of a coarse digitiser, unless its corners are large.
     """
-    bend = np.abs(np.diff(wave_T, 2))
     limit, near, seconds = _STRAIGHT * span, max(1, round(_NEAR_S * fs_hz)), 0.0
-    straight = bend < limit
-    if np.count_nonzero(straight) < _STRAIGHT_S * fs_hz:
+    step = max(1, int(_STRAIGHT_S * fs_hz / 2))
+    here_and_there = _bend(wave_T[:-2:step], wave_T[1:-1:step], wave_T[2::step]) < limit
+    if not (here_and_there[1:] & here_and_there[:-1]).any():  # a line that is long enough holds two in a row
         return seconds
-    for begin, end in _runs(straight):
+    bend = _bend(wave_T[:-2], wave_T[1:-1], wave_T[2:])
+    for begin, end in _runs(bend < limit):
         if end - begin >= _STRAIGHT_S * fs_hz and begin > 0 and end < bend.size:
             corner = min(bend[max(0, begin - near) : begin].max(), bend[end : end + near].max())
             sloped = abs(wave_T[end] - wave_T[begin + 1]) > 10 * limit
             seconds += (end - begin) / fs_hz if corner > (20 * limit if sloped else 0.01 * span) else 0
     return seconds
+
+
+def _bend(before_T: np.ndarray, wave_T: np.ndarray, after_T: np.ndarray) -> np.ndarray:
+    """Absolute second difference."""
+    return np.abs((after_T - wave_T) - (wave_T - before_T))
 
 
 def _runs(mask_T: np.ndarray) -> np.ndarray:

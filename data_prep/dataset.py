@@ -9,8 +9,10 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ PARTS = ("train", "val", "test")
 REPORT = "report.html"
 FILES = ("rejected.csv", *(f"{part}.{suffix}" for part in sorted(PARTS) for suffix in ("npy", "parquet")))
 _PACKAGES = ("h5py", "numpy", "pandas", "pyarrow", "scipy")
-_CHUNK = 256
+_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class StoredWindows:
     shape: tuple[int, ...]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return np.array(np.memmap(self.path, np.float32, "r", shape=self.shape)[index])
+        return np.asarray(np.memmap(self.path, np.float32, "r", shape=self.shape)).take(index, axis=0)
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,10 @@ def write_dataset(
     `rows` and `part` share an index: the window's position in `waves_NCT`, not all of which need be in them. `head`
     opens the manifest, which is returned: settings, inputs, `fs_hz`, and what else is to be kept.
     """
-    for name in PARTS:
-        chosen = part.index[part == name]
-        _write_waves(folder / f"{name}.npy", waves_NCT, chosen.to_numpy())
-        rows.loc[chosen].reset_index(drop=True).to_parquet(folder / f"{name}.parquet")
     rejected.to_csv(folder / "rejected.csv", index=False)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(partial(_write_part, folder, waves_NCT, rows, part), PARTS))
+        digests = dict(zip(FILES, threads.map(sha256, (folder / name for name in FILES)), strict=True))
     low_hz, high_hz = usable_band(rows)
     manifest = {
         "format": FORMAT,
@@ -133,7 +134,7 @@ def write_dataset(
         "usable_low_hz": low_hz,
         "usable_high_hz": high_hz,
         "counts": _counts(rows, part, rejected),
-        "files": {name: sha256(folder / name) for name in FILES},
+        "files": digests,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
     }
     write_json(folder / "manifest.json", manifest)
@@ -205,9 +206,13 @@ def _open_part(path: Path, name: str) -> Part:
     return Part(waves, rows)
 
 
-def _write_waves(path: Path, waves_NCT: np.ndarray | StoredWindows, chosen: np.ndarray) -> None:
-    chunks = (waves_NCT[chosen[start : start + _CHUNK]] for start in range(0, len(chosen), _CHUNK))
-    write_npy(path, (len(chosen), *waves_NCT.shape[1:]), chunks)
+def _write_part(
+    folder: Path, waves_NCT: np.ndarray | StoredWindows, rows: pd.DataFrame, part: pd.Series, name: str
+) -> None:
+    chosen = part.index[part == name]
+    chunks = (waves_NCT[chosen[start : start + _CHUNK].to_numpy()] for start in range(0, len(chosen), _CHUNK))
+    write_npy(folder / f"{name}.npy", (len(chosen), *waves_NCT.shape[1:]), chunks)
+    rows.loc[chosen].reset_index(drop=True).to_parquet(folder / f"{name}.parquet")
 
 
 def _counts(rows: pd.DataFrame, part: pd.Series, rejected: pd.DataFrame) -> dict[str, Any]:

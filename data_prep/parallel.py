@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
-Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
-_AHEAD = 3  # chunks handed out for each worker: enough to keep it busy, few enough to hold in memory
+Runner = Callable[..., Iterator[Any]]  # called as `map` is; begins before the first result is read, but for `map`
+_AHEAD = 3  # calls handed out for each worker: enough to keep it busy, few enough to hold in memory
 
 
 @contextmanager
-def in_order(
-    function: Callable[[Chunk], Result], chunks: Iterable[Chunk], workers: int, ray_address: str | None = None
-) -> Iterator[Iterator[Result]]:
-    """Yield an iterator of `function(chunk)` in the order of the chunks, worked out by `workers` processes.
+def in_order(workers: int, ray_address: str | None = None) -> Iterator[Runner]:
+    """Yield a `map`, results in the order of its arguments, that shares the work among `workers` processes.
 
     With `ray_address` (`auto` for the cluster this machine is part of) the workers are the cluster's CPUs. On leaving,
     what has not begun is dropped.
@@ -33,23 +33,26 @@ def in_order(
         ConnectionError: no Ray cluster at the address.
     """
     if ray_address is not None:
-        with _ray(function, ray_address) as (submit, workers):
-            yield _ahead(submit, chunks, workers)
+        with _ray(ray_address) as run:
+            yield run
     elif workers == 1:
-        yield map(function, chunks)
+        yield map
     else:
-        with _processes(function, workers) as submit:
-            yield _ahead(submit, chunks, workers)
+        with _processes(workers) as run:
+            yield run
 
 
-def _ahead(submit: Callable[[Chunk], "Future[Result]"], chunks: Iterable[Chunk], workers: int) -> Iterator[Result]:
-    waiting: deque[Future[Result]] = deque()
-    for chunk in chunks:
-        if len(waiting) == _AHEAD * workers:
-            yield waiting.popleft().result()
-        waiting.append(submit(chunk))
-    while waiting:
-        yield waiting.popleft().result()
+def _ahead(submit: Callable[..., "Future[Result]"], workers: int, *arguments: Iterable[Any]) -> Iterator[Result]:
+    left = zip(*arguments, strict=True)
+    waiting = deque(submit(*each) for each in islice(left, _AHEAD * workers))
+
+    def results() -> Iterator[Result]:
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(submit(*each) for each in islice(left, 1))
+            yield result
+
+    return results()
 
 
 def warm_up(module: str) -> None:
@@ -69,12 +72,16 @@ def _start_server() -> None:
 
 
 @contextmanager
-def _processes(function: Callable[[Chunk], Result], workers: int) -> Iterator[Callable[[Chunk], "Future[Result]"]]:
+def _processes(workers: int) -> Iterator[Runner]:
     _start_server()
     # Not forked from this process: a copy of a process with threads may hang.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _end_with_parent)
+
+    def run(function: Callable[..., Result], /, *arguments: Iterable[Any]) -> Iterator[Result]:
+        return _ahead(partial(pool.submit, function), workers, *arguments)
+
     try:
-        yield lambda chunk: pool.submit(function, chunk)
+        yield run
     except BrokenProcessPool:
         raise ValueError("a worker process was killed, perhaps for want of memory; choose fewer --workers") from None
     finally:
@@ -94,17 +101,20 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _ray(
-    function: Callable[[Chunk], Result], address: str
-) -> Iterator[tuple[Callable[[Chunk], "Future[Result]"], int]]:
+def _ray(address: str) -> Iterator[Runner]:
     import ray
 
     ours = not ray.is_initialized()
     if ours:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    remote = ray.remote(num_cpus=1)(function)
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def run(function: Callable[..., Result], /, *arguments: Iterable[Any]) -> Iterator[Result]:
+        remote = ray.remote(num_cpus=1)(function)
+        return _ahead(lambda *each: remote.remote(*each).future(), cpus, *arguments)
+
     try:
-        yield lambda chunk: remote.remote(chunk).future(), max(1, int(ray.cluster_resources().get("CPU", 1)))
+        yield run
     finally:
         if ours:
             ray.shutdown()

@@ -22,12 +22,12 @@ from data_prep.command import Parser, run_command
 from data_prep.dataset import PARTS, REPORT, new_folder, open_dataset, write_dataset
 from data_prep.files import sha256
 from data_prep.flatfile import MagnitudeRule, read_flatfile, with_magnitude
-from data_prep.parallel import in_order, warm_up
+from data_prep.parallel import Runner, in_order, warm_up
 from data_prep.process import WindowRule
 from data_prep.record import PrepareSettings
 from data_prep.selection import keep_best_processing, list_noise, match_records, select
 from data_prep.split import SplitSummary, describe, split
-from data_prep.windows import SENSOR, SOURCE, Runner, accepted, make_windows, with_source
+from data_prep.windows import SENSOR, SOURCE, accepted, make_windows, with_source
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,19 @@ def prepare(
     paths, noise_paths = find_archives(archives), find_archives(noise_files)
     if both := sorted(set(paths) & set(noise_paths)):
         raise ValueError(f"archive {both[0]}: given as earthquakes and as noise; give it once")
-    with ThreadPoolExecutor() as threads:  # hashing goes on beside the reading
+    with in_order(workers, ray_address) as run, ThreadPoolExecutor() as threads:
+        rows = threads.submit(read_flatfile, flatfile)  # goes on, as hashing does, beside the reading of the archives
         fingerprints = threads.map(_fingerprint, *zip(*_roles(paths, noise_paths, flatfile), strict=True))
-        table = _candidates(paths, noise_paths, flatfile, settings)
+        index, noise_index = index_archives(paths, run), index_archives(noise_paths, run) if noise_paths else None
+        table = _candidates(index, noise_index, rows.result(), settings)
         inputs = sorted(fingerprints, key=lambda file: (file["role"], file["name"], file["sha256"]))
-    manifest = _existing(out, settings, inputs)
-    if manifest is not None:
-        return PreparedSummary(out, manifest, made=False)
-    quakes = table[table["label"] == "earthquake"]
-    split(accepted(quakes, "selected"), settings.seed, settings.block_km)  # too few groups: said before the long work
-    run = partial(in_order, workers=workers, ray_address=ray_address)
-    with new_folder(out) as folder:
-        manifest = _write(table, folder, settings, inputs, run, progress)
+        manifest = _existing(out, settings, inputs)
+        if manifest is not None:
+            return PreparedSummary(out, manifest, made=False)
+        quakes = accepted(table[table["label"] == "earthquake"], "selected")
+        split(quakes, settings.seed, settings.block_km)  # too few groups: said before the long work
+        with new_folder(out) as folder:
+            manifest = _write(table, folder, settings, inputs, run, progress)
     return PreparedSummary(out, manifest, made=True)
 
 
@@ -161,13 +162,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _candidates(
-    paths: Sequence[Path], noise_paths: Sequence[Path], flatfile: Path, settings: PrepareSettings
+    index: pd.DataFrame, noise_index: pd.DataFrame | None, flatfile: pd.DataFrame, settings: PrepareSettings
 ) -> pd.DataFrame:
     """All records of archives, flatfile and noise; `kind` and `reason` are empty for those to be prepared."""
-    table = match_records(index_archives(paths), with_magnitude(read_flatfile(flatfile), settings.magnitude))
+    table = match_records(index, with_magnitude(flatfile, settings.magnitude))
     keep_best_processing(table)
     select(table, settings.country, settings.min_magnitude, settings.max_depth_km)
-    return pd.concat([table, list_noise(index_archives(noise_paths))], ignore_index=True) if noise_paths else table
+    return table if noise_index is None else pd.concat([table, list_noise(noise_index)], ignore_index=True)
 
 
 def _roles(paths: Sequence[Path], noise_paths: Sequence[Path], flatfile: Path) -> Iterator[tuple[str, Path]]:

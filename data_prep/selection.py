@@ -105,8 +105,10 @@ def _reject_unreadable(table: pd.DataFrame) -> None:
     damage = table["damage"].fillna("")
     _reject(table, damage != "", "unreadable", damage)
     found = table[list(COMPONENTS)].notna()
-    missing = found.apply(lambda row: ", ".join(name for name in COMPONENTS if not row[name]), axis=1)
-    _reject(table, ~found.all(axis=1), "incomplete", "no component " + missing)
+    missing = pd.Series("", index=table.index)
+    for name in COMPONENTS:
+        missing = missing.where(found[name], missing + f", {name}")
+    _reject(table, ~found.all(axis=1), "incomplete", "no component" + missing.str.removeprefix(","))
     other = table["data_type"].isin(["vel", "dis", "sa", "sd"])
     _reject(table, other, "not acceleration", "its name says " + table["data_type"].fillna(""))
 

@@ -1,9 +1,9 @@
 """From the table of selected records to their windows, whatever their number: the long work of `prepare.py`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from os.path import basename
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from data_prep.archive import COMPONENTS, read_rates
 from data_prep.checks import SHORTEST_S, UnusableError
 from data_prep.dataset import StoredWindows
 from data_prep.duplicates import near_duplicates
+from data_prep.parallel import Runner
 from data_prep.record import Job, Prepared, PrepareSettings, common_pass_hz, prepare_records
 
 CHUNK = 16  # records handed to a worker at once
@@ -24,7 +25,6 @@ SENSOR = ["record", "event_id", "network", "station", "location", "band", "proce
 SOURCE = ["source_file", "source_key"]
 _EVENT = ["magnitude", "depth_km", "distance_km", "event_latitude", "event_longitude"]
 _ROW = [*SENSOR, *_EVENT, "magnitude_type", "event_time", "station_latitude", "station_longitude"]
-Runner = Callable[[Callable[..., Any], Iterable[Any]], AbstractContextManager[Iterator[Any]]]
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,11 @@ def make_windows(table: pd.DataFrame, settings: PrepareSettings, scratch: Path, 
         ValueError: not one window.
     """
     chosen = accepted(table, "selected")
-    jobs, low_pass_hz = _jobs(chosen, settings)
-    with run(prepare_records, [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]) as chunks:
-        results = (result for chunk in chunks for result in chunk)
-        with Progress(console=Console(stderr=True), disable=not progress) as bar:
-            shown = bar.track(results, len(jobs), description="preparing")
-            made, signatures_NK = _collect(shown, chosen.index, table, scratch)
+    jobs, low_pass_hz = _jobs(chosen, settings, run)
+    chunks = run(prepare_records, [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)])
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        shown = bar.track(chain.from_iterable(chunks), len(jobs), description="preparing")
+        made, signatures_NK = _collect(shown, chosen.index, table, scratch)
     if not made:
         accepted(table, "prepared")
     shape = (len(made), len(COMPONENTS), settings.samples)
@@ -79,19 +78,19 @@ def accepted(table: pd.DataFrame, done: str) -> pd.DataFrame:
 
 def with_source(table: pd.DataFrame) -> pd.DataFrame:
     """Name the file without its folder, and the record by its first dataset."""
-    name = table["source_file"].map(lambda path: Path(path).name, na_action="ignore")
+    name = table["source_file"].map(basename, na_action="ignore")
     return table.assign(source_file=name, source_key=table["E"].fillna(table["N"]).fillna(table["Z"]))
 
 
-def _jobs(chosen: pd.DataFrame, settings: PrepareSettings) -> tuple[list[Job], float | None]:
+def _jobs(chosen: pd.DataFrame, settings: PrepareSettings, run: Runner) -> tuple[list[Job], float | None]:
     """A job a record, and the corner in Hz of the low-pass that they share."""
     paths, keys = chosen["source_file"].map(Path), chosen[list(COMPONENTS)].to_numpy().tolist()
     ambient = chosen["label"] == noise.LABEL
-    rates = [
-        read_rates(Path(str(path)), some.tolist(), settings.window_s if quiet else SHORTEST_S)
+    files = [
+        (path, some.tolist(), settings.window_s if quiet else SHORTEST_S)
         for (path, quiet), some in chosen["E"].groupby([paths, ambient])
     ]
-    pass_hz = common_pass_hz(chain.from_iterable(rates), settings.fs_hz)
+    pass_hz = common_pass_hz(chain.from_iterable(run(read_rates, *zip(*files, strict=True))), settings.fs_hz)
     records = zip(paths, keys, ambient, strict=True)
     return [Job(path, tuple(three), settings, pass_hz, quiet) for path, three, quiet in records], pass_hz
 

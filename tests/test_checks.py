@@ -38,6 +38,16 @@ def test_a_flaw_is_found_and_named(make_quake, kind):
     assert error.value.reason
 
 
+@pytest.mark.parametrize("shift", range(15))
+def test_the_shortest_lines_count_wherever_they_begin(make_quake, shift):
+    wave = make_quake()
+    for start in (900, 1000, 1100):
+        wave = put(wave, 0, start + shift, np.linspace(8.0, -3.0, 32))
+    check_record(wave)
+    with pytest.raises(UnusableError, match=r"straight lines for 1\.2 s"):
+        check_record(put(wave, 0, 1200 + shift, np.linspace(8.0, -3.0, 32)))
+
+
 @pytest.mark.parametrize(
     "change",
     [
