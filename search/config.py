@@ -42,22 +42,39 @@ class SchedulerConfig:
 
 
 @dataclass(frozen=True)
-class DriftConfig:
-    """When a generator whose minimum, maximum or moments drift from the real ones is stopped.
+class StoppingConfig:
+    """When a trial is stopped by its own history, whatever others do.
 
-    `bound` is in units of the spread of real windows' means; the grace asks for epochs and generator steps both.
+    `drift_bound` is in units of the spread of real windows' means; an untrained generator is some 40 off, which is no
+    drift. `diversity_bound` is a share of the real windows' own. Both patiences count reports, of those within
+    `interval_generator_steps` only one; `stall_patience` 0 lets trials stall. The grace asks for epochs and generator
+    steps both.
+
+    The same curve meets the same decision at any two batch sizes if the grace in epochs is over before that in steps
+    and an epoch takes no more steps than the interval; where it takes more, decisions come later.
     """
 
-    bound: float = 10.0
-    patience: int = 5
-    grace_epochs: int = 10
-    grace_generator_steps: int = 100
+    drift_bound: float = 50.0
+    diversity_bound: float = 0.2
+    patience: int = 20
+    stall_patience: int = 50
+    grace_epochs: int = 9
+    grace_generator_steps: int = 200
+    interval_generator_steps: int = 25
 
     def __post_init__(self) -> None:
-        _at_least("drift.bound", self.bound, 0)
-        _at_least("drift.patience", self.patience, 2)
-        _at_least("drift.grace_epochs", self.grace_epochs, 0)
-        _at_least("drift.grace_generator_steps", self.grace_generator_steps, 0)
+        _at_least("stopping.drift_bound", self.drift_bound, 0)
+        _at_least("stopping.diversity_bound", self.diversity_bound, 0)
+        _at_least("stopping.patience", self.patience, 2)
+        _at_least("stopping.stall_patience", self.stall_patience, 0)
+        if 0 < self.stall_patience < self.patience:
+            raise ValueError(
+                f"stopping.stall_patience is {self.stall_patience}; expected at least stopping.patience, "
+                f"{self.patience}, or 0 to let trials stall"
+            )
+        _at_least("stopping.grace_epochs", self.grace_epochs, 0)
+        _at_least("stopping.grace_generator_steps", self.grace_generator_steps, 0)
+        _at_least("stopping.interval_generator_steps", self.interval_generator_steps, 1)
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,7 @@ class SearchConfig:
     baselines: list[Any] = field(default_factory=list)
     sampler: str = "tpe"
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    drift: DriftConfig = field(default_factory=DriftConfig)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     num_samples: int = 100
@@ -183,7 +200,6 @@ PRESETS = {
         space={key: _json(domain) for key, domain in ITACA_SPACE.items()},
         baselines=HAND_TUNED,
         scheduler=SchedulerConfig(grace_epochs=20),
-        drift=DriftConfig(grace_epochs=30, grace_generator_steps=200, patience=10),
         resources=ResourcesConfig(cpus_per_trial=4, gpus_per_trial=1.0),
         num_samples=100,
     ),
@@ -195,7 +211,14 @@ PRESETS = {
         space={key: _json(domain) for key, domain in DEMO_SPACE.items()},
         baselines=DEMO_START,
         scheduler=SchedulerConfig(grace_epochs=2),
-        drift=DriftConfig(bound=20.0, grace_epochs=3, grace_generator_steps=50, patience=3),
+        # An epoch takes 7 to 60 generator steps. In so few epochs nothing can be said to stall.
+        stopping=StoppingConfig(
+            patience=4,
+            stall_patience=0,
+            grace_epochs=2,
+            grace_generator_steps=120,
+            interval_generator_steps=60,
+        ),
         num_samples=10,
     ),
 }

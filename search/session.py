@@ -125,9 +125,9 @@ def _say_what_is_judged(dataset: PreparedDataset, console: Console) -> None:
         highlight=False,
     )
     validation = dataset.part("val")
-    if len(validation.wave) < MIN_WINDOWS or validation.events < MIN_EVENTS:
+    if validation.earthquakes < MIN_WINDOWS or validation.events < MIN_EVENTS:
         console.print(
-            f"[yellow]Score not resolvable:[/] {len(validation.wave)} validation windows of {validation.events} "
+            f"[yellow]Score not resolvable:[/] {validation.earthquakes} validation windows of {validation.events} "
             f"earthquakes; {MIN_WINDOWS} of {MIN_EVENTS} are needed to tell close configurations apart.",
             highlight=False,
         )

@@ -1,36 +1,115 @@
-"""Rules that stop a trial by its own history: pure functions, so that each decision can be looked up in a table."""
+"""Rules that stop a trial early: pure functions of its reports, so that each decision can be looked up in a table.
 
-from collections.abc import Sequence
+An epoch holds many generator steps in small batches and few in large ones. So that the same course of learning meets
+the same decision whatever its batches, the rules count in generator steps: of the reports within an interval of them
+they read the first. What is missing or not finite is evidence neither for nor against, and is passed over. Divergence
+has no rule here: the training loop cannot go on after it, and gives the reason itself.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from operator import neg
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
-from search.config import DriftConfig
+from search.config import StoppingConfig
 
 DRIFT = "drift/"
+DIVERSITY = "gate/diversity"
+
+History = Sequence[Mapping[str, Any]]
 
 
-def drift_reason(history: Sequence[dict[str, Any]], config: DriftConfig) -> str | None:
-    """Why a trial is to stop for drift, or None to go on.
+class Reading(NamedTuple):
+    """What a metric was after so many generator steps."""
 
-    A moment drifts if it was further than the bound from the real one, and not coming closer (Theil-Sen slope of its
-    distance 0 or more), over the last `patience` reports, all after the grace. A gap that closes is learning.
-    """
-    recent = history[-config.patience :]
-    if len(recent) < config.patience or not all(_past_grace(report, config) for report in recent):
-        return None
-    for name in (key for key in recent[-1] if key.startswith(DRIFT)):
-        gaps = [abs(report[name]) for report in recent]
-        if min(gaps) > config.bound and theil_sen_slope(gaps) >= 0:
-            return f"drift: {name.removeprefix(DRIFT)} off by {gaps[-1]:.1f} (bound {config.bound:g}), not closing"
+    steps: int
+    value: float
+
+
+def stop_reason(history: History, config: StoppingConfig) -> str | None:
+    """Why a trial is to stop after these reports, oldest first, as `rule: numbers`; None to go on."""
+    reasons = (rule(history, config) for rule in (drifting, collapsed, stalled))
+    return next(filter(None, reasons), None)
+
+
+def drifting(history: History, config: StoppingConfig) -> str | None:
+    """A moment stays further from the real one than the bound, and comes no closer; a gap that closes is learning."""
+    for moment, gaps in _gaps(history, config).items():
+        recent = _last(gaps, config.patience)
+        if _stuck_above(config.drift_bound, recent):
+            gap = f"{moment} off by {recent[-1].value:.1f} (bound {config.drift_bound:g})"
+            return f"drifting: {gap}, not closing over {_span(recent)}"
     return None
 
 
-def _past_grace(report: dict[str, Any], config: DriftConfig) -> bool:
-    epochs, steps = report["epoch"], report["generator_steps"]
-    return bool(epochs > config.grace_epochs and steps > config.grace_generator_steps)
+def collapsed(history: History, config: StoppingConfig) -> str | None:
+    """Generated windows stay closer to each other than the bound allows, and do not spread again."""
+    recent = _last(readings(history, DIVERSITY, config, neg), config.patience)
+    if not _stuck_above(-config.diversity_bound, recent):
+        return None
+    diversity = f"diversity {-recent[-1].value:.2f} of the real ones' (bound {config.diversity_bound:g})"
+    return f"collapsed: {diversity}, not recovering over {_span(recent)}"
 
 
-def theil_sen_slope(values: Sequence[float]) -> float:
-    """Median slope between all pairs of equally spaced values (Theil 1950, Sen 1968)."""
-    return median((values[j] - values[i]) / (j - i) for i, j in combinations(range(len(values)), 2))
+def stalled(history: History, config: StoppingConfig) -> str | None:
+    """The score has not been better for long and does not fall, and no gap is closing: nothing is learnt."""
+    scores = readings(history, "score", config)
+    recent = _last(scores, config.stall_patience)
+    earlier = scores[: len(scores) - len(recent)]
+    if not recent or not earlier or _least(recent) < _least(earlier) or theil_sen_slope(recent) < 0:
+        return None
+    windows = (_last(gaps, config.stall_patience) for gaps in _gaps(history, config).values())
+    if any(_closing(config.drift_bound, gaps) for gaps in windows):
+        return None
+    return f"stalled: score {recent[-1].value:.2f}, not below {_least(earlier):.2f} again over {_span(recent)}"
+
+
+def readings(
+    history: History, key: str, config: StoppingConfig, measure: Callable[[float], float] = float
+) -> list[Reading]:
+    """A metric after the grace: the first finite value in each interval of generator steps, as `measure` takes it."""
+    first: dict[int, Reading] = {}
+    for report in history:
+        if _past_grace(report, config) and math.isfinite(value := report.get(key, math.nan)):
+            steps = report["generator_steps"]
+            first.setdefault(steps // config.interval_generator_steps, Reading(steps, measure(value)))
+    return list(first.values())
+
+
+def theil_sen_slope(points: Sequence[Reading]) -> float:
+    """Median slope between all pairs of readings (Theil 1950, Sen 1968)."""
+    return median((b.value - a.value) / (b.steps - a.steps) for a, b in combinations(points, 2))
+
+
+def _past_grace(report: Mapping[str, Any], config: StoppingConfig) -> bool:
+    enough_steps = report["generator_steps"] >= config.grace_generator_steps
+    return bool(enough_steps and report["epoch"] >= config.grace_epochs)
+
+
+def _gaps(history: History, config: StoppingConfig) -> dict[str, list[Reading]]:
+    """Distance of each moment from the real one, by the moment's name."""
+    keys = dict.fromkeys(key for report in history for key in report if key.startswith(DRIFT))
+    return {key.removeprefix(DRIFT): readings(history, key, config, abs) for key in keys}
+
+
+def _last(points: list[Reading], count: int) -> list[Reading]:
+    """The last so many readings; none if there are fewer."""
+    return points[-count:] if 0 < count <= len(points) else []
+
+
+def _stuck_above(bound: float, recent: list[Reading]) -> bool:
+    return bool(recent) and _least(recent) > bound and theil_sen_slope(recent) >= 0
+
+
+def _closing(bound: float, recent: list[Reading]) -> bool:
+    return any(point.value > bound for point in recent) and theil_sen_slope(recent) < 0
+
+
+def _least(points: list[Reading]) -> float:
+    return min(point.value for point in points)
+
+
+def _span(points: list[Reading]) -> str:
+    return f"{points[-1].steps - points[0].steps} generator steps"

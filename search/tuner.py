@@ -21,7 +21,7 @@ from ray.tune.logger import JsonLoggerCallback
 from search.config import ResourcesConfig, SearchConfig
 from search.optuna_search import OptunaSearch
 from search.schedulers import make_scheduler
-from search.stoppers import drift_reason
+from search.stoppers import stop_reason
 from trainables.trainable import run_trial
 from trainables.workers import check_shares
 
@@ -183,7 +183,7 @@ def _trainable(config: SearchConfig, dataset: Path, runs: Path) -> Any:
         run_trial,
         base=config.trial,
         dataset=dataset,
-        stop_rule=partial(drift_reason, config=config.drift),
+        stop_rule=partial(stop_reason, config=config.stopping),
         cpus=cpus,
         gpus=gpus,
         num_workers=resources.workers_per_trial,

@@ -214,6 +214,14 @@ def test_what_is_a_list_itself_is_given_whole(text, conditions):
         ("model.latent_dim=[1, 2, 3]", "two ends"),
         ("training.penalty_weight=[5, 1]", "low end below a high end"),
         ("scheduler.name=hyperband", "scheduler.name is 'hyperband'; expected one of asha"),
+        ("stopping.drift_bound=-1", "stopping.drift_bound is -1.0; expected at least 0"),
+        ("stopping.diversity_bound=NaN", "stopping.diversity_bound is nan"),
+        ("stopping.patience=1", "stopping.patience is 1; expected at least 2"),
+        ("stopping.stall_patience=-1", "stopping.stall_patience is -1; expected at least 0"),
+        ("stopping.stall_patience=3", "stopping.stall_patience is 3; expected at least stopping.patience, 4, or 0"),
+        ("stopping.grace_epochs=-1", "stopping.grace_epochs is -1"),
+        ("stopping.grace_generator_steps=-1", "stopping.grace_generator_steps is -1"),
+        ("stopping.interval_generator_steps=0", "stopping.interval_generator_steps is 0; expected at least 1"),
         ("wandb.mode=maybe", "wandb.mode"),
         ("num_samples=0", "num_samples is 0; expected at least 1"),
         ("space=3", "'space' is 3; expected a dict"),
@@ -247,7 +255,14 @@ def test_an_unknown_preset_names_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "Expecting"), ("[]", "list"), ('{"config": {"typo": 1}}', "unknown configuration key")]
+    ("text", "message"),
+    [
+        ("{", "Expecting"),
+        ("[]", "list"),
+        ('{"config": {"typo": 1}}', "unknown configuration key"),
+        # written before `stopping` took its place
+        ('{"config": {"drift": {"bound": 10.0}}}', "unknown configuration key 'drift'; known here: .* stopping, "),
+    ],
 )
 def test_a_damaged_configuration_file_is_refused_by_name(tmp_path, text, message):
     file = tmp_path / "search.json"

@@ -57,8 +57,8 @@ def test_a_baseline_without_a_fixed_parameter_leaves_the_others_to_the_sampler(t
     [
         (result(2.0, 9, last_epoch=True), False, TrialState.COMPLETE),
         (result(2.0, 4), False, TrialState.PRUNED),  # stopped by the scheduler
-        (result(2.0, 4, stop_reason="drift: minimum"), False, TrialState.PRUNED),
-        (result(2.0, 9, last_epoch=True, stop_reason="drift: minimum"), False, TrialState.PRUNED),
+        (result(2.0, 4, stop_reason="drifting: minimum"), False, TrialState.PRUNED),
+        (result(2.0, 9, last_epoch=True, stop_reason="drifting: minimum"), False, TrialState.PRUNED),
         (result(math.inf, 9, last_epoch=True, stop_reason="diverged"), False, TrialState.PRUNED),
         (result(math.nan, 9, last_epoch=True), False, TrialState.PRUNED),
         (result(2.0, 4), True, TrialState.FAIL),

@@ -50,7 +50,7 @@ def trial(number, status=Trial.RUNNING, score=None, best=None, epoch=0, last_epo
         (Trial.TERMINATED, {"score": 2.0, "epoch": 4, "done": True}, "stopped", "scheduler: others did better"),
         (Trial.TERMINATED, {"score": 2.0, "epoch": 4}, "stopped", "budget: time is up"),
         (Trial.TERMINATED, {}, "stopped", "budget: time is up"),
-        (Trial.TERMINATED, {"score": 2.0, "epoch": 4, "reason": "drift: x"}, "stopped", "drift: x"),
+        (Trial.TERMINATED, {"score": 2.0, "epoch": 4, "reason": "drifting: x"}, "stopped", "drifting: x"),
         (
             Trial.TERMINATED,
             {"score": math.inf, "epoch": 9, "last_epoch": True, "reason": "diverged: y"},
@@ -103,10 +103,10 @@ def follow(tmp_path, steps, terminal=False):
 
 
 def test_without_a_terminal_each_ended_trial_gets_one_line(tmp_path):
-    ended = trial(1, Trial.TERMINATED, 5.0, epoch=4, reason="drift: minimum")
+    ended = trial(1, Trial.TERMINATED, 5.0, epoch=4, reason="drifting: mean")
     text = follow(tmp_path, [([ended], [ended, trial(2)]), ([], [ended, trial(2)])])
     assert text.count("\n") == 1
-    assert "1 of 4 ended: trial id1 stopped at epoch 4, score 5.00 (drift: minimum); best so far 5.00" in text
+    assert "1 of 4 ended: trial id1 stopped at epoch 4, score 5.00 (drifting: mean); best so far 5.00" in text
 
 
 def test_a_resumed_search_does_not_announce_what_had_ended_before(tmp_path):

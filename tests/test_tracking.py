@@ -94,9 +94,9 @@ def test_the_end_of_a_trial_closes_its_run_with_the_reason(tmp_path, monkeypatch
     tracking, runs, _ = follow(tmp_path, monkeypatch)
     for name in ("a", "b", "c"):
         tracking.on_trial_start(0, [], trial(name))
-    tracking.on_trial_complete(0, [], trial("a", {"stop_reason": "drift: minimum"}))
+    tracking.on_trial_complete(0, [], trial("a", {"stop_reason": "drifting: minimum"}))
     tracking.on_trial_error(0, [], trial("b"))
-    assert runs[0].summary["stop_reason"] == "drift: minimum"
+    assert runs[0].summary["stop_reason"] == "drifting: minimum"
     assert [run.exit_code for run in runs] == [0, 1, None]
     tracking.close()
     assert runs[2].exit_code == 0

@@ -138,7 +138,7 @@ def search(cluster, prepared, trial_config, monkeypatch):
 
     def run(folder, num_workers, rule=None, epochs=2):
         if rule:
-            monkeypatch.setattr(tuner, "drift_reason", rule)
+            monkeypatch.setattr(tuner, "stop_reason", rule)
         config = with_values(
             SearchConfig(
                 trial_config.model,
