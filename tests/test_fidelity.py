@@ -19,7 +19,7 @@ def windows(n, seed, events=20):
     spectrum = spectrum / (1 + torch.arange(501) / 50)
     time = torch.arange(1000) / 50.0
     wave = torch.fft.irfft(spectrum, n=1000) * (0.05 + time * torch.exp(-time / 2))
-    return Windows(metrics.z_score(wave), torch.ones(n, 1), events)
+    return Windows(metrics.z_score(wave), torch.ones(n, 1), torch.arange(n) % events)
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +66,36 @@ def test_drifts_have_the_sign_and_unit_of_the_gap(judge):
     assert abs(drifts["drift/mean"]) < 0.1
 
 
+PASSED = {"normalisation": 0.0, "slow_motion": 0.0, "coverage": 1.0, "diversity": 1.0}
+
+
 def test_a_part_better_than_real_does_not_pay_for_a_worse_one():
-    assert score({"a": 0.1, "b": 4.0}, 0.0) == pytest.approx(2.0)
-    assert score({"a": 1.0, "b": 4.0}, 0.0) == pytest.approx(2.0)
+    assert score({"a": 0.1, "b": 4.0}, PASSED) == pytest.approx(2.0)
+    assert score({"a": 1.0, "b": 4.0}, PASSED) == pytest.approx(2.0)
 
 
-def test_normalisation_counts_only_beyond_its_tolerance():
-    assert score({"a": 1.0}, 0.2) == 1.0
-    assert score({"a": 1.0}, 0.6) == pytest.approx(3.0)
+@pytest.mark.parametrize(
+    ("gate", "value", "factor"),
+    [
+        ("normalisation", 0.2, 1.0),
+        ("normalisation", 0.6, 3.0),
+        ("slow_motion", 1.0, 1.0),
+        ("slow_motion", 2.5, 2.5),
+        ("coverage", 1.2, 1.0),
+        ("coverage", 0.5, 2.0),
+        ("coverage", 0.0, 10.0),
+        ("diversity", 0.85, 1.0),
+        ("diversity", 0.4, 2.0),
+        ("diversity", 0.0, 8.0),
+    ],
+)
+def test_a_gate_costs_only_beyond_its_tolerance_and_in_proportion(gate, value, factor):
+    assert score({"a": 2.0}, PASSED | {gate: value}) == pytest.approx(2 * factor)
+
+
+def test_gates_are_wider_and_coverage_is_skipped_where_windows_are_few():
+    gates = {"normalisation": 0.6, "slow_motion": 2.0, "coverage": 0.1, "diversity": 0.5}
+    assert score({"a": 1.0}, gates, resolvable=False) == pytest.approx(1.5)
 
 
 def test_the_same_seed_gives_the_same_score():
@@ -86,6 +108,13 @@ def test_the_same_seed_gives_the_same_score():
 def test_too_few_windows_or_events_are_told(n, events, resolvable):
     judge = Fidelity(windows(60, 1), windows(n, 2, events), BAND, 64, 20, seed=0)
     assert judge.resolvable is resolvable
+
+
+def test_windows_of_noise_do_not_help_to_resolve_a_score():
+    quakes = windows(60, 2)
+    noise = torch.where(torch.arange(60) < 40, quakes.event, -1)
+    judge = Fidelity(windows(60, 1), Windows(quakes.wave, quakes.label, noise), BAND, 64, 20, seed=0)
+    assert not judge.resolvable
 
 
 def test_floors_come_with_their_band(judge):

@@ -97,7 +97,8 @@ def test_every_trial_has_its_row_and_a_hopeless_one_stops_early(result):
     assert len(table) == 4
     assert set(table["state"]) <= {"complete", "stopped"}
     assert table["state"][1] == "stopped"
-    assert table.loc[table["state"] == "stopped", "stop_reason"].str.contains("scheduler|drift|diverged").all()
+    reasons = table.loc[table["state"] == "stopped", "stop_reason"]
+    assert reasons.str.contains("scheduler|drifting|collapsed|diverged").all()
     assert (table.loc[table["state"] == "complete", "epochs"] == 3).all()
     assert table["model.latent_dim"].between(100, 120).all()
 
@@ -125,7 +126,7 @@ def test_the_exported_generator_is_the_trained_one(result, prepared):
     generator, config = load_best(folder)
     assert (config["samples"], config["fs_hz"], config["labels"]) == (400, 40.0, ["earthquake"])
     with torch.no_grad():
-        wave = generator(torch.randn(3, generator.latent_dim), torch.ones(3, 1))
+        wave = generator(torch.randn(3, generator.latent_dim), torch.ones(3, 4))  # a label, three conditions
     assert wave.shape == (3, 3, 400)
     assert torch.isfinite(wave).all()
 
@@ -413,7 +414,7 @@ def test_one_at_a_time_the_same_seed_proposes_and_scores_the_same(result, prepar
 
 def test_a_trial_that_fails_is_told_as_failed_and_the_others_go_on(cluster, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "check_fit", lambda config, dataset: None)  # or it would refuse what is to fail here
-    settings = ["--set", "training.batch_size=[20, 60]", "--num-samples", "4", "--max-epochs", "1", "--name", "x"]
+    settings = ["--set", "training.batch_size=[10, 90]", "--num-samples", "4", "--max-epochs", "1", "--name", "x"]
     folder, _, _ = search(tmp_path, prepared, *settings)
     table = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str}).set_index("trial_id")
     failed = table["state"] == "failed"
@@ -466,7 +467,7 @@ def test_a_search_whose_time_is_up_exports_the_best_so_far(cluster, prepared, tm
     monkeypatch.setattr("ray.tune.stopper.timeout.time", Clock)
     with_callback(monkeypatch, Clock())
     arguments = ["--num-samples", "50", "--max-epochs", "1000", "--max-hours", "1", "--name", "x"]
-    settings = ["--set", "scheduler.name=none", "--set", "drift.grace_epochs=1000"]
+    settings = ["--set", "scheduler.name=none", "--set", "stopping.grace_epochs=1000"]
     folder, _, finished = search(tmp_path, prepared, *arguments, *settings)
     assert finished
     assert (folder / "best" / "generator.safetensors").is_file()

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from search.config import DriftConfig
-from search.stoppers import drift_reason
+from search.config import StoppingConfig
+from search.stoppers import stop_reason
 from trainables.batches import PreparedDataset, epoch_order
 from trainables.config import ARCHITECTURES, CONDITIONS, with_values
 from trainables.gan import EMA_RAMP_UP, Gan
@@ -118,9 +118,11 @@ def test_an_exploding_training_ends_with_an_infinite_score_and_finite_weights(pr
 @pytest.mark.parametrize("key", ["training.critic_lr", "training.generator_lr"])
 def test_a_learning_rate_of_a_thousand_ends_by_divergence_or_by_drift(prepared, trial_config, architecture, key):
     config = with_values(trial_config, {"model.architecture": architecture, key: 1e3, "training.max_epochs": 10})
-    drift = partial(drift_reason, config=DriftConfig(patience=2, grace_epochs=0, grace_generator_steps=0))
-    reports, _ = run(config, prepared, stop_rule=drift)
-    assert reports[-1]["stop_reason"].startswith(("diverged: non-finite", "drift: "))
+    at_once = StoppingConfig(
+        patience=2, stall_patience=0, grace_epochs=0, grace_generator_steps=0, interval_generator_steps=1
+    )
+    reports, _ = run(config, prepared, stop_rule=partial(stop_reason, config=at_once))
+    assert reports[-1]["stop_reason"].startswith(("diverged: non-finite", "drifting: "))
     assert len(reports) < 10
 
 
@@ -315,7 +317,7 @@ def test_a_condition_that_no_record_has_is_refused_before_training(write_prepare
     folder = write_prepared(tmp_path / "blank")
     rows = pd.read_parquet(folder / "train.parquet")
     rows.assign(depth_km=np.nan).to_parquet(folder / "train.parquet")
-    with pytest.raises(ValueError, match="has a depth; leave it out of model.conditions"):
+    with pytest.raises(ValueError, match=r"has a depth; leave it out of model\.conditions"):
         check_fit(with_values(trial_config, {"model.conditions": ["depth"]}), PreparedDataset.open(folder))
 
 

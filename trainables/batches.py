@@ -28,14 +28,24 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Windows:
-    """Z-scored windows (N, C, T), their labels and conditions (N, L), and from how many earthquakes they come.
+    """Z-scored windows (N, C, T), their labels and conditions (N, L), and a number for each one's earthquake (N,).
 
-    The first column of the label is 1 for an earthquake and 0 for noise.
+    The first column of the label is 1 for an earthquake and 0 for noise, whose number is -1.
     """
 
     wave: Tensor
     label: Tensor
-    events: int
+    event: Tensor
+
+    @property
+    def events(self) -> int:
+        """Earthquakes that the windows come from."""
+        return len(self.event[self.event >= 0].unique())
+
+    @property
+    def earthquakes(self) -> int:
+        """Windows of earthquakes."""
+        return int((self.event >= 0).sum())
 
 
 @dataclass(frozen=True)
@@ -101,8 +111,8 @@ class PreparedDataset:
         wave = torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c"))
         rows = self._rows(name, model.conditions)
         label = self.label(rows, model.conditions)
-        events = rows.loc[rows["label"] == "earthquake", "event_id"].nunique()
-        return Windows(wave[:, _places(model.components)], label, events)
+        event = rows["event_id"].where(rows["label"] == "earthquake").factorize()[0]
+        return Windows(wave[:, _places(model.components)], label, torch.from_numpy(event))
 
     def label(self, rows: Any, conditions: tuple[str, ...]) -> Tensor:
         """Labels and conditions (N, L) of a table of windows, each condition in units of the training part's spread.

@@ -134,10 +134,10 @@ def train_epoch(gan: Gan, windows: Windows) -> dict[str, float]:
 
 def _noise(windows: Windows) -> Windows:
     rows = windows.label[:, 0] == 0
-    return Windows(windows.wave[rows], windows.label[rows], events=0)
+    return Windows(windows.wave[rows], windows.label[rows], windows.event[rows])
 
 
 def _to(windows: Windows, device: torch.device) -> Windows:
     """On the device, and in torch's default type, which the networks are made in."""
     dtype = torch.get_default_dtype()
-    return Windows(windows.wave.to(device, dtype), windows.label.to(device, dtype), windows.events)
+    return Windows(windows.wave.to(device, dtype), windows.label.to(device, dtype), windows.event.to(device))

@@ -3,7 +3,8 @@
     python tests/bench/learning.py [--data DIR] [--preset demo] [--set KEY=VALUE]... [--minutes 3]
 
 Without --data the demo dataset is written and prepared first (not counted). The distance is the log-PSD's over its
-floor: 1 is as close as real windows are to each other.
+floor: 1 is as close as real windows are to each other. It is measured on the validation windows, or where these are too
+few to tell anything, on the training windows.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from search.config import preset, with_settings
 from search.session import DEMO_SETTINGS
 from trainables.batches import PreparedDataset
 from trainables.config import TrialConfig
+from trainables.fidelity import MIN_WINDOWS
 from trainables.gan import Gan
 from trainables.judge import Judge
 from trainables.training import train
@@ -64,12 +66,14 @@ def _demo(folder: Path) -> Path:
 
 def learn(config: TrialConfig, dataset: PreparedDataset, seconds: float) -> dict[str, Any]:
     """Train for that long and print each epoch's distance; returns the figures of the last line."""
-    before = _untrained(config, dataset)
-    print(f"untrained: {before:.1f}")
+    part = "val" if dataset.count("val") >= MIN_WINDOWS else "train"
+    judge = Judge(config, dataset, *(dataset.part(name, config.model) for name in ("train", part)))
+    before = _untrained(config, dataset, judge)
+    print(f"judged by the {dataset.count(part)} windows of {part}; untrained: {before:.1f}")
     start, curve = time.perf_counter(), []
 
     def report(metrics: dict[str, Any], gan: Gan) -> None:
-        curve.append(metrics.get(PART, float("inf")))
+        curve.append(judge.score(gan.averaged)[PART])
         print(f"{time.perf_counter() - start:6.0f} s  epoch {metrics['epoch']:4d}  {curve[-1]:8.1f}", flush=True)
 
     def out_of_time(history: list[dict[str, Any]]) -> str | None:
@@ -82,8 +86,7 @@ def learn(config: TrialConfig, dataset: PreparedDataset, seconds: float) -> dict
     return {**{name: round(value, 3) for name, value in figures.items()}, "seconds": took, "epochs": len(curve)}
 
 
-def _untrained(config: TrialConfig, dataset: PreparedDataset) -> float:
-    judge = Judge(config, dataset, *(dataset.part(name, config.model) for name in ("train", "val")))
+def _untrained(config: TrialConfig, dataset: PreparedDataset, judge: Judge) -> float:
     gan = Gan(config, dataset.samples, dataset.fs_hz, torch.device("cpu"))
     judge.settle(gan.averaged)
     return judge.score(gan.averaged)[PART]

@@ -1,0 +1,62 @@
+"""Whether the score can be trusted: real windows, made worse by known amounts, have to be told from real windows."""
+
+import importlib
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.prepare import prepare
+from data_prep.record import PrepareSettings
+from trainables.batches import PreparedDataset
+
+sys.path.append(str(Path(__file__).parent / "bench"))
+degradations, score = (importlib.import_module(name) for name in ("degradations", "score"))
+DEGRADATIONS, shaped_noise = degradations.DEGRADATIONS, degradations.shaped_noise
+
+
+@pytest.fixture(scope="module")
+def demo_data(tmp_path_factory):
+    return PreparedDataset.open(score.demo(tmp_path_factory.mktemp("demo")))
+
+
+@pytest.fixture(scope="module")
+def real_data(tmp_path_factory, strong_motion):
+    folder = tmp_path_factory.mktemp("real") / "data"
+    settings = PrepareSettings(country="any", min_magnitude=0.0)
+    prepare(sorted(strong_motion.glob("*.h5")), strong_motion / "flatfile.csv", folder, settings, progress=False)
+    return PreparedDataset.open(folder)
+
+
+@pytest.fixture(scope="module", params=["demo_data", "real_data"])
+def bench(request):
+    return score.Bench(request.getfixturevalue(request.param), seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_what_is_made_worse_scores_worse_at_every_level(bench, name):
+    named, scores = bench.levels(DEGRADATIONS[name])
+    assert score.is_rising(named), named
+    assert score.is_rising(scores), scores
+
+
+@pytest.mark.slow
+def test_real_windows_come_first_and_white_noise_last(bench):
+    ladder = bench.ladder()
+    assert score.is_rising(list(ladder.values())), ladder
+
+
+@pytest.mark.slow
+def test_noise_with_the_envelope_and_spectrum_of_each_window_does_not_pass(bench):
+    assert bench(shaped_noise(bench.real, bench.band))["score"] >= 1.5
+    assert bench(shaped_noise(bench.held, bench.band))["score"] >= 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["demo_data", "real_data"])
+def test_real_windows_score_about_one_against_real_windows(request, data):
+    scores = score.real_scores(request.getfixturevalue(data), seeds=20)
+    assert 0.8 <= statistics.median(scores) <= 1.25, sorted(scores)
+    assert min(scores) >= 0.8
