@@ -15,7 +15,7 @@ TAPS, HIGH_TAPS = 9, 3
 DILATIONS = 6
 # Places in a window at which a convolution is looked at, at most: more would cost time and tell little.
 PLACES = 512
-# Real windows that thresholds and units are taken from, at most.
+# Real windows that units are taken from, at most; for thresholds the first few of them do.
 FITTED = 256
 # Dimensions in which distances between windows are measured: nearest neighbours mean little in more.
 DIRECTIONS = 64
@@ -64,7 +64,7 @@ class Embedding:
     def _convolved(self, wave_NCT: Tensor, number: int) -> Tensor:
         """Every kernel of one dilation at up to 512 places of each window, (N, T', K)."""
         reach = (TAPS - 1) * self._dilations[number]
-        stride = max(1, wave_NCT.shape[-1] // PLACES)
+        stride = -(-wave_NCT.shape[-1] // PLACES)
         seen = wave_NCT.unfold(2, reach + 1, stride)[..., :: self._dilations[number]]
         return seen.transpose(1, 2).flatten(2) @ self._weights[number].flatten(1).T
 

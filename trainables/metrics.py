@@ -165,6 +165,7 @@ def slow_motion(wave_NCT: Tensor, fs_hz: float, low_hz: float) -> Tensor:
     """
     samples = wave_NCT.shape[-1]
     spectrum = torch.fft.rfft(wave_NCT - wave_NCT.mean(-1, keepdim=True), n=2 * samples)
+    spectrum[..., 0] = 0  # what rounding left there would be all there is after two integrations
     frequency = torch.fft.rfftfreq(2 * samples, 1 / fs_hz, device=wave_NCT.device)
     turn = (2 * math.pi * frequency).clamp_min(EPS)
     peak, power = wave_NCT.abs().amax(-1).clamp_min(EPS), spectrum[..., 1:].abs().square()
