@@ -206,11 +206,11 @@ PRESETS = {
     "demo": SearchConfig(
         model=ModelConfig(latent_dim=200, base_channels=4, kernel=32, conditions=CONDITIONS),
         # So small that the methods are equally fast: named, two runs of the same seed are equal to the last digit.
-        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=2000.0, max_epochs=10, convolution="direct"),
+        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=2000.0, max_epochs=16, convolution="direct"),
         evaluation=EvaluationConfig(fakes=64),
         space={key: _json(domain) for key, domain in DEMO_SPACE.items()},
         baselines=DEMO_START,
-        scheduler=SchedulerConfig(grace_epochs=2),
+        scheduler=SchedulerConfig(grace_epochs=4),
         # An epoch takes 7 to 60 generator steps. In so few epochs nothing can be said to stall.
         stopping=StoppingConfig(
             patience=4,
@@ -219,7 +219,7 @@ PRESETS = {
             grace_generator_steps=120,
             interval_generator_steps=60,
         ),
-        num_samples=10,
+        num_samples=8,
     ),
 }
 

@@ -18,11 +18,12 @@ from torch import Tensor
 from data_prep.files import sha256, write_json, write_text, written_whole
 from search.exported import BEST, CARD, CONFIG, FORMAT, METRICS, RECORDS, WEIGHTS, fingerprint
 from search.space import shown
-from search.trials import trial_rows
+from search.trials import score_text, trial_rows
 from trainables.batches import PreparedDataset
 from trainables.checkpoint import load_first
 from trainables.config import ModelConfig, TrialConfig, with_values
-from trainables.fidelity import describe
+from trainables.fidelity import Band, describe
+from trainables.finalist_metrics import closer_look
 from trainables.judge import Judge
 from trainables.networks import AnyGenerator, make_generator
 
@@ -106,8 +107,11 @@ def export_best(
 
 
 def _test_scores(config: TrialConfig, dataset: PreparedDataset, generator: AnyGenerator) -> dict[str, Any]:
-    judge = Judge(config, dataset, *(dataset.part(name, config.model) for name in ("train", "test")))
-    return {**judge.score(generator), **describe(judge.fidelity)}
+    train, test = (dataset.part(name, config.model) for name in ("train", "test"))
+    judge = Judge(config, dataset, train, test)
+    fake, band = judge.generate(generator), Band(dataset.fs_hz, *dataset.usable_band_hz)
+    looked = closer_look(train.wave, test.wave, fake, band, config.seed)
+    return {**judge.fidelity(fake), **looked, **describe(judge.fidelity)}
 
 
 def _write(
@@ -169,8 +173,8 @@ normalised to mean 0 and standard deviation 1. What belongs to one training reco
 
 | score (1 = as close as real data to themselves) | value |
 |---|---|
-| validation | {validation:.2f} |
-| test | {test:.2f} |
+| validation | {score_text(validation)} |
+| test | {score_text(test)} |
 {trust}
 | parameter | value |
 |---|---|

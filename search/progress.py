@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from search.trials import TrialRow, best_row, trial_rows, write_trials
+from search.trials import TrialRow, best_row, score_text, trial_rows, write_trials
 
 MAX_ROWS = 20
 REFRESH_S = 0.5
@@ -76,11 +76,12 @@ class Progress(Callback):
 
     def _announce(self, news: list[TrialRow], rows: list[TrialRow]) -> None:
         best, ended = best_row(rows), sum(row.ended for row in rows)
+        best_score = score_text(best.score) if best else "none"
         for row in news:
             self._console.print(
                 f"{ended:3d} of {self._num_samples} ended: trial {row.trial_id} {row.state} at epoch {row.epochs}, "
                 f"{_score(row)}{f' ({row.stop_reason})' if row.stop_reason else ''}; "
-                f"best so far {f'{best.score:.2f}' if best else 'none'}; about {_clock(self._seconds_left(rows))} left",
+                f"best so far {best_score}; about {_clock(self._seconds_left(rows))} left",
                 highlight=False,
             )
 
@@ -100,7 +101,7 @@ class Progress(Callback):
 
     def _summary(self, rows: list[TrialRow], best: TrialRow | None) -> str:
         ended = sum(row.ended for row in rows)
-        found = f"best so far {best.score:.2f} (trial {best.trial_id})" if best else "no score yet"
+        found = f"best so far {score_text(best.score)} (trial {best.trial_id})" if best else "no score yet"
         left = "" if ended >= self._num_samples else f" · about {_clock(self._seconds_left(rows))} left"
         return f"{ended} of {self._num_samples} trials ended · {found}{left}"
 
@@ -111,7 +112,7 @@ class Progress(Callback):
             row.trial_id,
             f"[{STATE_STYLES[row.state]}]{row.state}{reason}[/]",
             f"{row.epochs}/{self._max_epochs}",
-            ("★ " if is_best else "") + (f"{row.score:.2f}" if math.isfinite(row.score) else "–"),
+            ("★ " if is_best else "") + (score_text(row.score) if math.isfinite(row.score) else "–"),
             "" if row.ended else (f"≤ {_clock(left)}" if row.epochs else "–"),
         ]
 
@@ -138,7 +139,7 @@ def _most_telling(rows: list[TrialRow]) -> list[TrialRow]:
 
 
 def _score(row: TrialRow) -> str:
-    return f"score {row.score:.2f}" if math.isfinite(row.score) else "no score"
+    return f"score {score_text(row.score)}" if math.isfinite(row.score) else "no score"
 
 
 def _clock(seconds: float) -> str:

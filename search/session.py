@@ -31,7 +31,7 @@ from search.plan import DEMO_DATA, PROJECT, SEARCH_FILE, TRIALS_FILE, Plan, show
 from search.progress import Progress
 from search.space import shown
 from search.tracking import Tracking, resolved_mode
-from search.trials import trial_rows, write_trials
+from search.trials import score_text, trial_rows, write_trials
 from search.tuner import has_state, run_search, start_ray, trials_at_once
 from trainables.batches import LABELS, PreparedDataset
 from trainables.config import flat, with_values
@@ -185,7 +185,7 @@ def _finish(
         torch.from_numpy(np.load(folder / GENERATED)),
         config.model.components,
         Band(dataset.fs_hz, *dataset.usable_band_hz),
-        f"{folder.name}, trial {metrics['trial_id']}, score {score:.2f} (1 = as close as real to real)",
+        f"{folder.name}, trial {metrics['trial_id']}, score {score_text(score)} (1 = as close as real to real)",
         folder / FIGURE,
     )
     _say_where_everything_is(metrics, config, folder, console)
@@ -196,8 +196,8 @@ def _say_where_everything_is(metrics: dict[str, Any], config: SearchConfig, fold
     parameters = ", ".join(f"{key.partition('.')[2]} {shown(value, 3)}" for key, value in metrics["parameters"].items())
     results = ("--results", shown_path(folder.parent))
     lines = [
-        f"Best: trial {trial_id}, score {metrics['validation']['score']:.2f} on validation, "
-        f"{metrics['test']['score']:.2f} on the test part",
+        f"Best: trial {trial_id}, score {score_text(metrics['validation']['score'])} on validation, "
+        f"{score_text(metrics['test']['score'])} on the test part",
         f"  {parameters}" if parameters else "",
         f"  {where}/{BEST}/          generator, configuration, metrics, README",
         f"  {where}/{FIGURE}  generated beside real waveforms",

@@ -85,3 +85,8 @@ def write_trials(rows: Sequence[TrialRow], file: Path) -> None:
     table = pd.DataFrame([{name: getattr(row, name) for name in COLUMNS} | row.parameters for row in rows])
     with written_whole(file) as aside:
         table.to_csv(aside, index=False)
+
+
+def score_text(score: float) -> str:
+    """A score as it is shown: far from 1, decimals mean nothing."""
+    return f"{score:.2f}" if score < 100 else f"{score:,.0f}"

@@ -113,6 +113,16 @@ def test_the_best_of_all_epochs_is_exported(result):
     assert metrics["trial_id"] in text
 
 
+def test_the_winner_is_looked_at_more_closely_on_the_test_part(result):
+    folder, _ = result
+    metrics = json.loads((folder / "best" / "metrics.json").read_text())
+    look = {name: value for name, value in metrics["test"].items() if name.startswith("finalist/")}
+    copied = {f"finalist/memorisation_{name}" for name in ("closer", "p", "ratio")}
+    assert set(look) == {*copied, "finalist/classifier_auc", "finalist/soft_dtw"}
+    assert all(math.isfinite(value) for value in look.values())
+    assert look["finalist/classifier_auc"] > 0.9  # three epochs of training make no earthquake
+
+
 def test_optuna_knows_how_each_trial_ended(result):
     folder, _ = result
     table = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str}).set_index("trial_id")

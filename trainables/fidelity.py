@@ -125,7 +125,7 @@ class Fidelity:
         place = self._picked_places(torch.cdist(real, real), torch.cdist(real, fake), self._fakes)
         found = {name: value / self._real_places[name] for name, value in place.items()}
         count = min(len(real), len(fake))
-        alone = [metrics.nearest(_appearance(each)[:count]) for each in (features, self._real)]
+        alone = [metrics.nearest(appearance(each)[:count]) for each in (features, self._real)]
         return {**found, "diversity": alone[0] / max(alone[1], metrics.EPS)}
 
     def _picked_places(self, real_NN: Tensor, between_NM: Tensor, other_Sn: Tensor) -> dict[str, float]:
@@ -232,7 +232,7 @@ def _picked(matrix: Tensor, rows_Sn: Tensor, columns_Sn: Tensor) -> Tensor:
     return matrix[rows_Sn[:, :, None], columns_Sn[:, None, :]]
 
 
-def _appearance(features: Mapping[str, Tensor]) -> Tensor:
+def appearance(features: Mapping[str, Tensor]) -> Tensor:
     """Envelope and amplitude spectrum as they would be drawn, (N, D): what tells two windows apart at a glance.
 
     They are linear, so that noise too faint to be seen does not pass for diversity.
