@@ -40,7 +40,11 @@ class Judge:
 
     def score(self, generator: AnyGenerator) -> dict[str, float]:
         """Score a generator as it is; lower is better."""
-        return self.fidelity(generate(generator, self._latent, self._label))
+        return self.fidelity(self.generate(generator))
+
+    def generate(self, generator: AnyGenerator) -> Tensor:
+        """The signals (B, C, T) that a generator is judged by."""
+        return generate(generator, self._latent, self._label)
 
 
 @torch.no_grad()
