@@ -234,7 +234,7 @@ def whole_search(cluster, prepared, tmp_path):
 @pydantic
 @pytest.mark.slow
 def test_a_search_with_two_workers_a_trial_exports_its_best_epoch(whole_search):
-    folder, _ = whole_search(*TWO, "training.batch_size=[4, 8]", "scheduler.grace_epochs=1", samples=3)
+    folder, _ = whole_search(*TWO, "training.batch_size=[4, 8]", "scheduler.grace_epochs=1", samples=5)
     table = pd.read_csv(folder / "trials.csv")
     assert set(table["state"]) == {"complete", "stopped"}
     assert set(table["training.batch_size"]) <= {4, 6, 8}
