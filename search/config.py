@@ -206,7 +206,7 @@ PRESETS = {
     "demo": SearchConfig(
         model=ModelConfig(latent_dim=200, base_channels=4, kernel=32, conditions=CONDITIONS),
         # So small that the methods are equally fast: named, two runs of the same seed are equal to the last digit.
-        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=2000.0, max_epochs=16, convolution="direct"),
+        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=2000.0, max_epochs=24, convolution="direct"),
         evaluation=EvaluationConfig(fakes=64),
         space={key: _json(domain) for key, domain in DEMO_SPACE.items()},
         baselines=DEMO_START,

@@ -3,12 +3,16 @@
 import importlib
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_prep.prepare import prepare
 from data_prep.record import PrepareSettings
+from search.config import StoppingConfig
+from search.stoppers import stop_reason
 from trainables.batches import PreparedDataset
 
 sys.path.append(str(Path(__file__).parent / "bench"))
@@ -52,6 +56,22 @@ def test_real_windows_come_first_and_white_noise_last(bench):
 def test_noise_with_the_envelope_and_spectrum_of_each_window_does_not_pass(bench):
     assert bench(shaped_noise(bench.real, bench.band))["score"] >= 1.5
     assert bench(shaped_noise(bench.held, bench.band))["score"] >= 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shapes", [1, 4, 16])
+def test_a_generator_of_few_shapes_and_faint_noise_is_stopped_as_collapsed(bench, shapes):
+    few = bench.held[torch.arange(len(bench.held)) % shapes]
+    found = bench(degradations.white_noise(few, 0.02, bench.band))
+    stopping = StoppingConfig()
+    steps = [stopping.grace_generator_steps + 25 * number for number in range(stopping.patience)]
+    history = [{"epoch": count, "generator_steps": count} | found for count in steps]
+    assert stop_reason(history, replace(stopping, drift_bound=1e9)).startswith("collapsed: diversity 0.0")
+
+
+@pytest.mark.slow
+def test_real_windows_are_as_diverse_as_real_windows(bench):
+    assert 0.75 < bench(bench.held)["gate/diversity"] < 1.3
 
 
 @pytest.mark.slow
