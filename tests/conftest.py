@@ -10,6 +10,9 @@ import pytest
 
 from data_prep import dataset
 from data_prep.command import run_command
+from data_prep.prepare import prepare
+from data_prep.record import PrepareSettings
+from trainables.batches import PreparedDataset
 from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig
 
 RECORD = {
@@ -144,6 +147,15 @@ def strong_motion():
     if not folder.is_dir():
         pytest.skip(f"no real records at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory, strong_motion):
+    """The real records, prepared."""
+    folder = tmp_path_factory.mktemp("real") / "data"
+    settings = PrepareSettings(country="any", min_magnitude=0.0)
+    prepare(sorted(strong_motion.glob("*.h5")), strong_motion / "flatfile.csv", folder, settings, progress=False)
+    return PreparedDataset.open(folder)
 
 
 def _write_prepared(folder, windows=60, samples=400, fs_hz=40.0, events=30, seed=0, noise_every=0):

@@ -10,10 +10,7 @@ import pytest
 import scipy.stats
 import torch
 
-from data_prep.prepare import prepare
-from data_prep.record import PrepareSettings
 from trainables import finalist_metrics, metrics
-from trainables.batches import PreparedDataset
 from trainables.fidelity import Band
 from trainables.finalist_metrics import classifier_auc, closer_look, envelope_dtw, memorisation, soft_dtw
 
@@ -221,14 +218,6 @@ def test_too_few_windows_are_refused(train, real, fake, message):
 def test_two_windows_of_each_are_enough():
     look = closer_look(windows(1, 1), windows(2, 2), windows(2, 3), BAND, seed=0)
     assert all(math.isfinite(value) for value in look.values())
-
-
-@pytest.fixture(scope="module")
-def real_data(tmp_path_factory, strong_motion):
-    folder = tmp_path_factory.mktemp("real") / "data"
-    settings = PrepareSettings(country="any", min_magnitude=0.0)
-    prepare(sorted(strong_motion.glob("*.h5")), strong_motion / "flatfile.csv", folder, settings, progress=False)
-    return PreparedDataset.open(folder)
 
 
 @pytest.mark.slow

@@ -9,28 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep.prepare import prepare
-from data_prep.record import PrepareSettings
 from search.config import StoppingConfig
 from search.stoppers import stop_reason
 from trainables.batches import PreparedDataset
 
 sys.path.append(str(Path(__file__).parent / "bench"))
-degradations, score = (importlib.import_module(name) for name in ("degradations", "score"))
+degradations, demo, score = (importlib.import_module(name) for name in ("degradations", "demo_data", "score"))
 DEGRADATIONS, shaped_noise = degradations.DEGRADATIONS, degradations.shaped_noise
 
 
 @pytest.fixture(scope="module")
 def demo_data(tmp_path_factory):
-    return PreparedDataset.open(score.demo(tmp_path_factory.mktemp("demo")))
-
-
-@pytest.fixture(scope="module")
-def real_data(tmp_path_factory, strong_motion):
-    folder = tmp_path_factory.mktemp("real") / "data"
-    settings = PrepareSettings(country="any", min_magnitude=0.0)
-    prepare(sorted(strong_motion.glob("*.h5")), strong_motion / "flatfile.csv", folder, settings, progress=False)
-    return PreparedDataset.open(folder)
+    return PreparedDataset.open(demo.make_demo_data(tmp_path_factory.mktemp("demo")))
 
 
 @pytest.fixture(scope="module", params=["demo_data", "real_data"])

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from demo_data import make_demo_data
 
-from data_prep.demo import write_demo_archive
-from data_prep.prepare import prepare
 from search.config import preset, with_settings
-from search.session import DEMO_SETTINGS
 from trainables.batches import PreparedDataset
 from trainables.config import TrialConfig
 from trainables.fidelity import MIN_WINDOWS
@@ -36,7 +34,7 @@ def main() -> None:
     options = _parser().parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="bench-learning-") as folder:
-        dataset = PreparedDataset.open(options.data or _demo(Path(folder)))
+        dataset = PreparedDataset.open(options.data or make_demo_data(Path(folder)))
         search = preset(options.preset)
         start = [f"{key}={value}" for key, value in search.baselines[0].items()]
         config = with_settings(search, [f"training.max_epochs={10**6}", *start, *options.set]).trial
@@ -56,12 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=3.0, help="time to train, judging included")
     add("--threads", type=int, default=2, help="of PyTorch")
     return parser
-
-
-def _demo(folder: Path) -> Path:
-    archive = write_demo_archive(folder / "archive")
-    prepare(archive.files, archive.flatfile, folder / "data", DEMO_SETTINGS, progress=False)
-    return folder / "data"
 
 
 def learn(config: TrialConfig, dataset: PreparedDataset, seconds: float) -> dict[str, Any]:

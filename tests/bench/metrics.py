@@ -23,12 +23,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from demo_data import make_demo_data
 from torch import Tensor
 
-from data_prep.demo import write_demo_archive
-from data_prep.prepare import prepare
 from search.config import preset, with_settings
-from search.session import DEMO_SETTINGS
 from trainables import metrics
 from trainables.batches import PreparedDataset, Windows
 from trainables.config import EvaluationConfig
@@ -46,7 +44,7 @@ def main() -> None:
     figures = alone(options)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bench-metrics-") as folder:
-        dataset = PreparedDataset.open(options.data or _demo(Path(folder)))
+        dataset = PreparedDataset.open(options.data or make_demo_data(Path(folder)))
         figures["share_of_trial"] = share_of_trial(dataset, options.epochs)
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
@@ -66,12 +64,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=5, metavar="N", help="of the trial")
     add("--data", type=Path, metavar="DIR", help="prepared dataset for the trial; the demo's if left out")
     return parser
-
-
-def _demo(folder: Path) -> Path:
-    archive = write_demo_archive(folder / "archive")
-    prepare(archive.files, archive.flatfile, folder / "data", DEMO_SETTINGS, progress=False)
-    return folder / "data"
 
 
 def alone(options: argparse.Namespace) -> dict[str, float]:

@@ -23,11 +23,9 @@ from degradations import (
     thirds,
     white_noise,
 )
+from demo_data import make_demo_data
 from torch import Tensor
 
-from data_prep.demo import write_demo_archive
-from data_prep.prepare import prepare
-from search.session import DEMO_SETTINGS
 from trainables.batches import PreparedDataset
 from trainables.fidelity import SCORED, Band, Fidelity
 
@@ -39,7 +37,7 @@ def main() -> None:
     """Command line."""
     options = _parser().parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-score-") as folder:
-        dataset = PreparedDataset.open(options.data or demo(Path(folder)))
+        dataset = PreparedDataset.open(options.data or make_demo_data(Path(folder)))
         print(f"{sum(dataset.count(part) for part in ('train', 'val', 'test'))} windows, {dataset.fs_hz:g} Hz")
         print(json.dumps(benchmark(dataset, options.seeds)))
 
@@ -55,13 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, metavar="DIR", help="prepared dataset; the demo's if left out")
     add("--seeds", type=int, default=20, metavar="N", help="draws of real windows against real windows")
     return parser
-
-
-def demo(folder: Path) -> Path:
-    """The demo's dataset, prepared in a folder."""
-    archive = write_demo_archive(folder / "archive")
-    prepare(archive.files, archive.flatfile, folder / "data", DEMO_SETTINGS, progress=False)
-    return folder / "data"
 
 
 def benchmark(dataset: PreparedDataset, seeds: int) -> dict[str, float]:
