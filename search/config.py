@@ -23,22 +23,32 @@ from trainables.config import (
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SCHEDULERS = ("asha", "none")
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("curves", "tpe", "random", "gp", "nsga2")
+# These learn from complete trials alone.
+COMPLETE_ONLY = ("gp", "nsga2")
 UNSEARCHABLE = ("training.max_epochs", "model.components")
 
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """Asynchronous successive halving (Li et al. 2018): at each rung the worse trials stop."""
+    """Asynchronous successive halving (Li et al. 2018): at each rung the worse trials stop.
+
+    The first rung is at `grace_epochs`, no rung before `grace_generator_steps`. With `brackets` above 1 trials are
+    dealt out to so many, each of which begins a rung later (Hyperband).
+    """
 
     name: str = "asha"
     grace_epochs: int = 5
+    grace_generator_steps: int = 0
     reduction_factor: int = 3
+    brackets: int = 1
 
     def __post_init__(self) -> None:
         _one_of("scheduler.name", self.name, SCHEDULERS)
         _at_least("scheduler.grace_epochs", self.grace_epochs, 1)
+        _at_least("scheduler.grace_generator_steps", self.grace_generator_steps, 0)
         _at_least("scheduler.reduction_factor", self.reduction_factor, 2)
+        _at_least("scheduler.brackets", self.brackets, 1)
 
 
 @dataclass(frozen=True)
@@ -78,15 +88,33 @@ class StoppingConfig:
 
 
 @dataclass(frozen=True)
+class FinalistsConfig:
+    """How many of the best configurations are trained again, with how many other seeds each; `count` 0 leaves it out.
+
+    With fewer than three seeds nothing could be told apart.
+    """
+
+    count: int = 3
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        if self.count != 0:
+            _at_least("finalists.count", self.count, 2)
+        _at_least("finalists.seeds", self.seeds, 3)
+
+
+@dataclass(frozen=True)
 class ResourcesConfig:
     """What each trial takes; `max_concurrent` 0 means as many trials at once as fit.
 
-    The workers of a trial share its CPUs, its GPUs and each of its batches equally.
+    The workers of a trial share its CPUs, its GPUs and each of its batches equally. `memory_gb_per_trial` 0 has the
+    search measure it, and with it how many trials share a machine and a GPU (`packing.py`).
     """
 
     workers_per_trial: int = 1
     cpus_per_trial: int = 1
     gpus_per_trial: float = 0.0
+    memory_gb_per_trial: float = 0.0
     max_concurrent: int = 0
 
     def __post_init__(self) -> None:
@@ -97,6 +125,7 @@ class ResourcesConfig:
             raise ValueError(
                 f"resources.gpus_per_trial is {self.gpus_per_trial}; expected a share of one or whole GPUs"
             )
+        _at_least("resources.memory_gb_per_trial", self.memory_gb_per_trial, 0)
         _at_least("resources.max_concurrent", self.max_concurrent, 0)
 
 
@@ -113,16 +142,21 @@ class WandbConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Everything that determines a search but the data. `max_hours` 0 means no limit."""
+    """Everything that determines a search but the data. `max_hours` 0 means no limit.
+
+    `warm_start` names the result folders of earlier searches on the same data, whose trials the sampler learns from.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     space: dict[str, Any] = field(default_factory=dict)
     baselines: list[Any] = field(default_factory=list)
-    sampler: str = "tpe"
+    warm_start: list[str] = field(default_factory=list)
+    sampler: str = "curves"
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    finalists: FinalistsConfig = field(default_factory=FinalistsConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     num_samples: int = 100
@@ -133,6 +167,11 @@ class SearchConfig:
         _at_least("num_samples", self.num_samples, 1)
         _at_least("max_hours", self.max_hours, 0)
         _one_of("sampler", self.sampler, SAMPLERS)
+        if self.sampler in COMPLETE_ONLY and self.scheduler.name != "none":
+            raise ValueError(
+                f"sampler {self.sampler} learns from complete trials alone, of which scheduler {self.scheduler.name} "
+                "leaves few; use --set scheduler.name=none with it, or another sampler"
+            )
         for key, domain in self.domains.items():
             if key in UNSEARCHABLE or key.partition(".")[0] not in ("model", "training"):
                 raise ValueError(f"{key} cannot be searched: scores would not be comparable; give it one value")
@@ -206,7 +245,7 @@ PRESETS = {
     "demo": SearchConfig(
         model=ModelConfig(latent_dim=200, base_channels=4, kernel=32, conditions=CONDITIONS),
         # So small that the methods are equally fast: named, two runs of the same seed are equal to the last digit.
-        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=2000.0, max_epochs=24, convolution="direct"),
+        training=TrainingConfig(batch_size=16, n_critic=2, ema_half_life=2000.0, max_epochs=12, convolution="direct"),
         evaluation=EvaluationConfig(fakes=64),
         space={key: _json(domain) for key, domain in DEMO_SPACE.items()},
         baselines=DEMO_START,
@@ -219,6 +258,8 @@ PRESETS = {
             grace_generator_steps=120,
             interval_generator_steps=60,
         ),
+        finalists=FinalistsConfig(count=2),
+        resources=ResourcesConfig(memory_gb_per_trial=0.8),  # measured, to save the time of doing so in each demo
         num_samples=8,
     ),
 }

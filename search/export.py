@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,15 +11,16 @@ import numpy as np
 import pandas as pd
 import ray.train
 import torch
-from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 from safetensors.torch import save_file
 from torch import Tensor
 
 from data_prep.files import sha256, write_json, write_text, written_whole
 from search.exported import BEST, CARD, CONFIG, FORMAT, METRICS, RECORDS, WEIGHTS, fingerprint
+from search.finalists import SEED
 from search.space import shown
 from search.trials import score_text, trial_rows
+from search.verdict import Verdict
 from trainables.batches import PreparedDataset
 from trainables.checkpoint import load_first
 from trainables.config import ModelConfig, TrialConfig, with_values
@@ -31,7 +33,7 @@ from trainables.networks import AnyGenerator, make_generator
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
-def best_state(analysis: ExperimentAnalysis) -> tuple[Trial, dict[str, Any]]:
+def best_state(trials: Sequence[Trial]) -> tuple[Trial, dict[str, Any]]:
     """The trial with the lowest score; its averaged generator and its reports, up to the epoch that reached it.
 
     A damaged checkpoint is told of on stderr, and the next best one taken.
@@ -41,12 +43,12 @@ def best_state(analysis: ExperimentAnalysis) -> tuple[Trial, dict[str, Any]]:
     """
     kept = [
         (result.metrics["best_score"], trial, Path(result.checkpoint.path))
-        for trial in analysis.trials
+        for trial in trials
         for result in reversed(_checkpoints(trial))
         if math.isfinite(result.metrics["best_score"])
     ]
     if not kept:
-        raise ValueError(f"no trial has finished an epoch with a finite score: nothing to export{_why(analysis)}")
+        raise ValueError(f"no trial has finished an epoch with a finite score: nothing to export{_why(trials)}")
     kept.sort(key=lambda candidate: candidate[0])
     state, damage = load_first([folder for *_, folder in kept])
     print(*damage, sep="\n", end="\n" if damage else "", file=sys.stderr)
@@ -73,35 +75,39 @@ def _checkpoints(trial: Trial) -> list[Any]:
     return [_Kept(checkpoint, metrics) for checkpoint, metrics in kept if metrics["best_score"] is not None]
 
 
-def _why(analysis: ExperimentAnalysis) -> str:
+def _why(trials: Sequence[Trial]) -> str:
     """The last line of the first trial's error, or its reason to stop."""
-    for trial in analysis.trials:
+    for trial in trials:
         if trial.error_file:
             return f"; trial {trial.trial_id}: {Path(trial.error_file).read_text().strip().splitlines()[-1]}"
-    reasons = [row.stop_reason for row in trial_rows(analysis.trials) if row.stop_reason]
+    reasons = [row.stop_reason for row in trial_rows(trials) if row.stop_reason]
     return f"; {reasons[0]}" if reasons else ""
 
 
 def export_best(
-    analysis: ExperimentAnalysis, base: TrialConfig, dataset: PreparedDataset, result: Path
+    trials: Sequence[Trial], base: TrialConfig, dataset: PreparedDataset, result: Path, verdict: Verdict | None = None
 ) -> dict[str, Any]:
     """Write `best/` below a result folder, replacing an earlier one; returns what `metrics.json` holds.
 
+    Of the trials, those of the finalists' winner where there is a verdict, the one with the lowest score is taken.
     The test part of the dataset is opened here, once, for the chosen generator alone.
     """
-    trial, state = best_state(analysis)
+    trial, state = best_state(trials)
     config = with_values(base, trial.config)
     generator = make_generator(config.model, dataset.samples)
     generator.load_state_dict(state["averaged"])
     metrics = {
-        "trial_id": trial.trial_id,
-        "parameters": trial.config,
+        "trial_id": verdict.winner if verdict else trial.trial_id,
+        "seed": config.seed,
+        "parameters": {key: value for key, value in trial.config.items() if key != SEED},
         "validation": state["history"][-1],
         "test": _test_scores(config, dataset, generator),
+        **({"finalists": verdict.content()} if verdict else {}),
     }
     with written_whole(result / BEST) as aside:
         aside.mkdir()
-        _write(aside, config, dataset, generator, metrics, result.name)
+        _write(aside, config, dataset, generator, metrics)
+        write_text(aside / CARD, _card(result.name, dataset, config.model, metrics, verdict))
         _remove_earlier(result / BEST)
     return metrics
 
@@ -120,7 +126,6 @@ def _write(
     dataset: PreparedDataset,
     generator: AnyGenerator,
     metrics: dict[str, Any],
-    name: str,
 ) -> None:
     weights = {key: value.contiguous() for key, value in generator.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
@@ -131,7 +136,6 @@ def _write(
     content["sha256"] = None
     checksums = {name: sha256(folder / name) for name in (WEIGHTS, RECORDS)} | {CONFIG: fingerprint(content)}
     write_json(folder / CONFIG, {**content, "sha256": checksums})
-    write_text(folder / CARD, _card(name, dataset, config.model, metrics))
 
 
 def _records(dataset: PreparedDataset, model: ModelConfig) -> dict[str, Tensor]:
@@ -156,16 +160,13 @@ def _standards(dataset: PreparedDataset, model: ModelConfig) -> dict[str, dict[s
     return {name: {"mean": mean, "std": std} for name, (mean, std) in standards.items()}
 
 
-def _card(name: str, dataset: PreparedDataset, model: ModelConfig, metrics: dict[str, Any]) -> str:
+def _card(
+    name: str, dataset: PreparedDataset, model: ModelConfig, metrics: dict[str, Any], verdict: Verdict | None
+) -> str:
     validation, test = metrics["validation"]["score"], metrics["test"]["score"]
-    trust = (
-        ""
-        if metrics["test"]["resolvable"]
-        else ("\nToo few windows or events to resolve the score: differences of this size may be chance.\n")
-    )
     told = ", ".join(["label", *model.conditions, "the components' scales in cm/s²"])
     parameters = "\n".join(f"| `{key}` | {shown(value)} |" for key, value in sorted(metrics["parameters"].items()))
-    return f"""# Generator of search `{name}`, trial {metrics["trial_id"]}
+    return f"""# Generator of search `{name}`, trial {metrics["trial_id"]}, seed {metrics["seed"]}
 
 Accelerograms, {dataset.samples} samples at {dataset.fs_hz:g} Hz, each component ({", ".join(model.components)})
 normalised to mean 0 and standard deviation 1. What belongs to one training record is drawn together from
@@ -175,12 +176,38 @@ normalised to mean 0 and standard deviation 1. What belongs to one training reco
 |---|---|
 | validation | {score_text(validation)} |
 | test | {score_text(test)} |
-{trust}
+{_doubts(metrics["test"])}{_finalists(verdict)}
 | parameter | value |
 |---|---|
 {parameters}
 
 Generate: `python search/generate.py results/{name} --count 16 --out waveforms.npy`
+"""
+
+
+def _doubts(test: dict[str, Any]) -> str:
+    """What stands against trusting the generator or its score, a paragraph each."""
+    doubts = []
+    if not test["resolvable"]:
+        doubts.append("Too few windows or events to resolve the score: differences of this size may be chance.")
+    if test["finalist/memorisation_memorised"]:
+        doubts.append("It has memorised training records: what it generates lies closer to them than real records do.")
+    return "".join(f"\n{doubt}\n" for doubt in doubts)
+
+
+def _finalists(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    rows = "\n".join(f"| {one.trial_id} | {' | '.join(one.texts)} |" for one in verdict.ranked)
+    return f"""
+The best configurations of the search were trained again with other seeds; the lowest median wins, and of all
+trainings of the winner the one with the lowest score on validation is the generator here.
+
+| trial | median score | lowest | highest |
+|---|---|---|---|
+{rows}
+
+{verdict.sentence}
 """
 
 

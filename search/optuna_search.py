@@ -1,136 +1,181 @@
-"""Optuna behind Ray Tune: proposes configurations and tells Optuna truthfully how each trial ended.
+"""Optuna behind Ray Tune: proposes configurations and tells Optuna truthfully how each trial came along and ended.
 
-Unlike Ray's own `OptunaSearch`, a trial that was stopped early is told as PRUNED, a failed one as FAIL, and the study
-lives in a journal file that outlasts the process: a restored search goes on with the same study.
+Ray's own `OptunaSearch` tells a trial that was stopped early as complete, with the score it had by then, and the
+sampler takes it for a fully trained one. Here every report is told at its epoch, and of the ends:
+
+| a trial that | is told as |
+|---|---|
+| ran to its last epoch | COMPLETE, worth its best epoch |
+| the scheduler stopped, or the end of the search cut off | PRUNED |
+| a rule stopped: diverged, drifting, collapsed, out of memory | PRUNED, a constraint named as the rule violated |
+| failed for another reason: nothing is known of its parameters | FAIL |
+
+What Tune's trials reported is the truth; the study is derived from it, and made anew when a search is resumed.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 
-from search.space import Choices, Domain, Space
+from search.samplers import distribution
+from search.space import Space
 
-STUDY = "search"
+JOURNAL = "optuna.journal"
 TUNE_ID = "tune_trial_id"
+LEARNT_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
+# A database for the studies of many searches, in place of a journal in each result; it may hold a password.
+STORAGE_VARIABLE = "OPTUNA_STORAGE"
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """What is known of a trial of before: its reports, oldest first; `running` if it is to go on."""
+
+    trial_id: str
+    parameters: Mapping[str, Any]
+    reports: Sequence[Mapping[str, Any]]
+    running: bool
+    failed: bool
 
 
 class OptunaSearch(Searcher):
-    """A Tune searcher that minimises `score`."""
+    """A Tune searcher that minimises `score`.
+
+    Args:
+        space: what each parameter is drawn from.
+        sampler: makes what proposes, told how many trials have been drawn before.
+        storage: where the study is kept, opened by `open_storage`.
+        name: of the study; one of this name that is there already is replaced.
+        baselines: parameters to try first.
+        earlier: trials of other searches to learn from.
+    """
 
     def __init__(
         self,
         space: Space,
-        journal: Path,
-        sampler: str,
-        seed: int,
+        sampler: Callable[[int], BaseSampler],
+        storage: BaseStorage,
+        name: str,
         baselines: Sequence[Mapping[str, Any]] = (),
+        earlier: Sequence[FrozenTrial] = (),
     ):
         super().__init__(metric="score", mode="min")
         self._distributions = {key: distribution(domain) for key, domain in space.items()}
-        self._journal, self._sampler, self._seed = journal, sampler, seed
-        self._study = self._open_study()
-        for point in baselines:
-            self._study.enqueue_trial(dict(point), skip_if_exists=True)
+        self._sampler, self._storage, self._name = sampler, storage, name
+        self._baselines, self._earlier = list(baselines), list(earlier)
+        self.rebuild([])
 
-    def _open_study(self) -> optuna.Study:
+    def rebuild(self, past: Sequence[PastTrial]) -> None:
+        """Make the study anew of what is known of earlier trials; the baselines among them are not tried again."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            self._storage = JournalStorage(JournalFileBackend(str(self._journal)))
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{self._journal} is damaged ({error}); start another search") from error
-        study = optuna.create_study(storage=self._storage, study_name=STUDY, direction="minimize", load_if_exists=True)
-        # A restored search must not draw again what it drew at its start.
-        study.sampler = make_sampler(self._sampler, self._seed + len(study.trials))
-        return study
+        if self._name in optuna.get_all_study_names(self._storage):
+            optuna.delete_study(study_name=self._name, storage=self._storage)
+        self._study = optuna.create_study(
+            storage=self._storage, study_name=self._name, sampler=self._sampler(len(past))
+        )
+        self._study.add_trials(self._earlier)
+        self._running: dict[str, optuna.Trial] = {}
+        for trial in past:
+            self._add(trial)
+        for point in self._baselines[len(past) :]:
+            self._study.enqueue_trial(dict(point))
+
+    def _add(self, past: PastTrial) -> None:
+        state = TrialState.RUNNING if past.running else ending(past.reports[-1] if past.reports else None, past.failed)
+        scores = {report["epoch"]: report["score"] for report in past.reports if math.isfinite(report["score"])}
+        frozen = create_trial(
+            state=state,
+            value=_value(state, scores),
+            params=dict(past.parameters),
+            distributions=self._distributions,
+            intermediate_values=scores,
+            user_attrs={TUNE_ID: past.trial_id},
+            constraints=None if past.running else _violated(past.reports[-1] if past.reports else None),
+        )
+        trial_id = self._storage.create_new_trial(self._study._study_id, frozen)
+        if past.running:
+            self._running[past.trial_id] = optuna.Trial(self._study, trial_id)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Propose the parameters of a new trial, by dotted key."""
         trial = self._study.ask(self._distributions)
         trial.set_user_attr(TUNE_ID, trial_id)
+        self._running[trial_id] = trial
         return trial.params
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell Optuna the score at this epoch."""
-        trial = self._find(trial_id)
-        if trial is not None and math.isfinite(result["score"]):
-            self._storage.set_trial_intermediate_value(trial._trial_id, result["epoch"], result["score"])
+        if trial_id in self._running and math.isfinite(result["score"]):
+            optuna_id = self._running[trial_id]._trial_id
+            self._storage.set_trial_intermediate_value(optuna_id, result["epoch"], result["score"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended."""
-        trial = self._find(trial_id)
-        if trial is None:
+        if trial_id not in self._running:
             return
         state = ending(result, error)
-        if state is not TrialState.FAIL and result is not None:
+        if result and state is not TrialState.FAIL:
             self.on_trial_result(trial_id, result)
-        self._study.tell(trial.number, self._value(trial, state), state=state)
-
-    def _value(self, trial: FrozenTrial, state: TrialState) -> float | None:
-        """The best score of a complete trial: the epoch that is exported is the best one, not the last."""
-        if state is not TrialState.COMPLETE:
-            return None
-        return min(self._storage.get_trial(trial._trial_id).intermediate_values.values())
-
-    def _find(self, trial_id: str) -> FrozenTrial | None:
-        """The Optuna trial of a Tune trial that is still running for Optuna.
-
-        A search killed between two of Tune's snapshots may report again what the journal already holds as ended.
-        """
-        for trial in reversed(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
-            if trial.user_attrs.get(TUNE_ID) == trial_id:
-                return trial
-        return None
-
-    def forget_unknown(self, known: set[str]) -> None:
-        """Fail the trials that Optuna holds as running but a restored Tune has never heard of."""
-        for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get(TUNE_ID) not in known:
-                self._study.tell(trial.number, state=TrialState.FAIL)
+        trial = self._running.pop(trial_id)
+        for rule, excess in _violated(result).items():
+            trial.set_constraint(rule, excess)
+        scores = self._storage.get_trial(trial._trial_id).intermediate_values
+        self._study.tell(trial.number, _value(state, scores) if state is TrialState.COMPLETE else None, state)
 
     def settle(self) -> None:
         """At the end of a search, prune the trials that were cut off with it; Tune does not tell of them."""
-        for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
-            self._study.tell(trial.number, state=TrialState.PRUNED if trial.intermediate_values else TrialState.FAIL)
+        for trial in self._running.values():
+            reported = self._storage.get_trial(trial._trial_id).intermediate_values
+            self._study.tell(trial.number, state=TrialState.PRUNED if reported else TrialState.FAIL)
+        self._running.clear()
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to write: the journal is the state. Tune wants the file to exist."""
+        """Nothing to write: all follows from the trials. Tune wants the file to exist."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        """Open the journal again."""
-        self._study = self._open_study()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_study", "_storage")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._study = self._open_study()
+        """Nothing to read: `rebuild` is told of the trials."""
 
 
-def distribution(domain: Domain) -> BaseDistribution:
-    """A domain in Optuna's terms."""
-    if isinstance(domain, Choices):
-        return CategoricalDistribution(domain.choices)
-    if isinstance(domain.low, int) and isinstance(domain.high, int):
-        return IntDistribution(domain.low, domain.high, log=domain.log)
-    return FloatDistribution(domain.low, domain.high, log=domain.log)
+def open_storage(journal: Path) -> BaseStorage:
+    """Where a study is kept: the database that OPTUNA_STORAGE names, or a new journal in place of an earlier one."""
+    url = os.environ.get(STORAGE_VARIABLE)
+    if url:
+        return RDBStorage(url)
+    journal.unlink(missing_ok=True)
+    return JournalStorage(JournalFileBackend(str(journal)))
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
-    """A sampler by name: `tpe` models parameters jointly and keeps parallel trials apart."""
-    if name == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=5)
+def earlier_trials(results: Sequence[str], space: Space) -> list[FrozenTrial]:
+    """The ended trials of earlier searches, named by their result folders, of the same parameters within the space.
+
+    Raises:
+        ValueError: for a folder without a journal of Optuna's.
+    """
+    found: list[FrozenTrial] = []
+    for result in map(Path, results):
+        journal = result / JOURNAL
+        if not journal.is_file():
+            raise ValueError(f"warm_start: {journal} does not exist; expected the result of an earlier search")
+        (study,) = optuna.get_all_study_summaries(storage := JournalStorage(JournalFileBackend(str(journal))))
+        trials = optuna.load_study(study_name=study.study_name, storage=storage).get_trials(states=LEARNT_FROM)
+        found += [trial for trial in trials if _is_of(trial, space)]
+    return found
+
+
+def _is_of(trial: FrozenTrial, space: Space) -> bool:
+    same = trial.params.keys() == space.keys()
+    return same and all(trial.params[key] in domain for key, domain in space.items())
 
 
 def ending(result: Mapping[str, Any] | None, error: bool) -> TrialState:
@@ -142,3 +187,16 @@ def ending(result: Mapping[str, Any] | None, error: bool) -> TrialState:
         return TrialState.FAIL
     complete = result["last_epoch"] and not result["stop_reason"] and math.isfinite(result["score"])
     return TrialState.COMPLETE if complete else TrialState.PRUNED
+
+
+def _value(state: TrialState, scores: Mapping[int, float]) -> float | None:
+    """What a trial is worth: its best epoch, which would be exported; Optuna takes the last one of a pruned trial."""
+    if state is TrialState.COMPLETE:
+        return min(scores.values())
+    return scores[max(scores)] if state is TrialState.PRUNED and scores else None
+
+
+def _violated(result: Mapping[str, Any] | None) -> dict[str, float]:
+    """The rule that stopped a trial, as a constraint that is violated: samplers rank it behind all others."""
+    reason = (result or {}).get("stop_reason", "")
+    return {reason.partition(":")[0]: 1.0} if reason else {}

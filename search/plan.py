@@ -35,6 +35,12 @@ class Plan:
     resume: bool
     headline: str
 
+    @property
+    def prepared(self) -> Path | None:
+        """The dataset, None before it is made: the demo's comes with the first demo."""
+        data = self.data or self.folder.parent / DEMO_DATA / "prepared"
+        return data if (data / "manifest.json").is_file() else None
+
 
 def make(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
     """Resolve the command line.
@@ -65,14 +71,14 @@ def _resumed(arguments: argparse.Namespace, results: Path) -> Plan:
     file = results / arguments.name / SEARCH_FILE
     if not file.is_file():
         raise ValueError(f"{file} does not exist; expected the search to resume, so check --name and --results")
-    data = _data_of(file)
+    data = data_of(file)
     return Plan(read_config(file), data, file.parent, True, f"Resuming search {arguments.name} on {data}.")
 
 
 def _data(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path | None:
     folder = arguments.data or environment.get("SEARCH_DATA")
     if arguments.trial and not arguments.data:
-        folder = _data_of(_trial_folder(arguments.trial) / SEARCH_FILE)
+        folder = data_of(_trial_folder(arguments.trial) / SEARCH_FILE)
     if not folder or (not arguments.trial and arguments.preset == "demo" and not arguments.data):
         if arguments.preset not in (None, "demo"):
             preset(arguments.preset)
@@ -93,7 +99,8 @@ def _config(arguments: argparse.Namespace, name: str) -> SearchConfig:
     if arguments.max_epochs is not None:
         config = replace(config, training=replace(config.training, max_epochs=arguments.max_epochs))
     given = {key: getattr(arguments, key) for key in ("num_samples", "max_hours", "seed")}
-    return replace(config, **{key: value for key, value in given.items() if value is not None})
+    earlier = [str(Path(result).resolve()) for result in config.warm_start]
+    return replace(config, warm_start=earlier, **{key: value for key, value in given.items() if value is not None})
 
 
 def _trial_folder(text: str) -> Path:
@@ -104,7 +111,7 @@ def _trial_folder(text: str) -> Path:
     return folder
 
 
-def _data_of(file: Path) -> Path:
+def data_of(file: Path) -> Path:
     """The dataset that an earlier search ran on."""
     try:
         return Path(json.loads(file.read_text(encoding="utf-8"))["data"])

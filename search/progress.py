@@ -2,16 +2,18 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from search.packing import why_waiting
 from search.trials import TrialRow, best_row, score_text, trial_rows, write_trials
 
 MAX_ROWS = 20
@@ -22,8 +24,17 @@ STATE_STYLES = {"running": "cyan", "complete": "green", "stopped": "yellow", "fa
 class Progress(Callback):
     """Follows a search for Tune: shows its trials and keeps `trials.csv` up to date."""
 
-    def __init__(self, console: Console, file: Path, num_samples: int, max_epochs: int):
+    def __init__(
+        self,
+        console: Console,
+        file: Path,
+        num_samples: int,
+        max_epochs: int,
+        rows: Callable[[Sequence[Trial]], list[TrialRow]] = trial_rows,
+        write: Callable[[Sequence[TrialRow], Path], None] = write_trials,
+    ):
         self._console, self._file = console, file
+        self._rows, self._write = rows, write
         self._num_samples, self._max_epochs = num_samples, max_epochs
         self._news: set[str] = set()
         self._drawn_s = -math.inf
@@ -64,13 +75,13 @@ class Progress(Callback):
 
     def show(self, trials: Sequence[Trial]) -> None:
         """Draw the trials as they are now, and write `trials.csv` if one more has ended."""
-        rows = trial_rows(trials)
+        rows = self._rows(trials)
         if self._live:
-            self._live.update(self._picture(rows))
+            self._live.update(self._picture(rows, why_waiting(trials, ray.cluster_resources())))
         news = [row for row in rows if row.ended and row.trial_id in self._news]
         if news:
             self._news -= {row.trial_id for row in news}
-            write_trials(rows, self._file)
+            self._write(rows, self._file)
             if not self._live:
                 self._announce(news, rows)
 
@@ -79,13 +90,13 @@ class Progress(Callback):
         best_score = score_text(best.score) if best else "none"
         for row in news:
             self._console.print(
-                f"{ended:3d} of {self._num_samples} ended: trial {row.trial_id} {row.state} at epoch {row.epochs}, "
+                f"{ended:3d} of {self._num_samples} ended: trial {row.name} {row.state} at epoch {row.epochs}, "
                 f"{_score(row)}{f' ({row.stop_reason})' if row.stop_reason else ''}; "
                 f"best so far {best_score}; about {_clock(self._seconds_left(rows))} left",
                 highlight=False,
             )
 
-    def _picture(self, rows: list[TrialRow]) -> Group:
+    def _picture(self, rows: list[TrialRow], waiting: str) -> Group:
         best = best_row(rows)
         table = Table()
         for name in ("trial", "state", "epoch", "score", "time left"):
@@ -95,13 +106,14 @@ class Progress(Callback):
             table.add_row(*self._cells(row, row is best), style="bold" if row is best else None)
         hidden = len(rows) - len(shown)
         notes = [f"{hidden} more trials in {self._file.name}."] if hidden else []
+        notes += [waiting] if waiting else []
         if sum(row.ended for row in rows) < self._num_samples:
             notes.append("Ctrl-C stops; the search can be resumed.")
         return Group(self._summary(rows, best), table, *(f"[dim]{note}[/]" for note in notes))
 
     def _summary(self, rows: list[TrialRow], best: TrialRow | None) -> str:
         ended = sum(row.ended for row in rows)
-        found = f"best so far {score_text(best.score)} (trial {best.trial_id})" if best else "no score yet"
+        found = f"best so far {score_text(best.score)} (trial {best.name})" if best else "no score yet"
         left = "" if ended >= self._num_samples else f" · about {_clock(self._seconds_left(rows))} left"
         return f"{ended} of {self._num_samples} trials ended · {found}{left}"
 
@@ -109,7 +121,7 @@ class Progress(Callback):
         reason = f" ({row.stop_reason.partition(':')[0]})" if row.stop_reason else ""
         left = (self._max_epochs - row.epochs) * row.epoch_seconds
         return [
-            row.trial_id,
+            row.name,
             f"[{STATE_STYLES[row.state]}]{row.state}{reason}[/]",
             f"{row.epochs}/{self._max_epochs}",
             ("★ " if is_best else "") + (score_text(row.score) if math.isfinite(row.score) else "–"),

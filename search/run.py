@@ -54,6 +54,10 @@ def main() -> None:
     console.print(planned.headline, highlight=False, markup=False)
     if arguments.dry_run:
         plan.show(planned, console)
+        if planned.prepared:
+            from search import probe  # here, because torch takes seconds to import
+
+            probe.say_how_long(planned.config, planned.prepared, console)
         return
     from search import session  # here, because Ray and torch take seconds to import
 

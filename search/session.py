@@ -2,19 +2,16 @@
 
 import fcntl
 import json
-import shlex
-import shutil
-import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import ray
-import torch
+from ray.tune import Callback
 from ray.tune.analysis import ExperimentAnalysis
+from ray.tune.experiment import Trial
 from rich.console import Console
 
 from data_prep.dataset import open_dataset
@@ -22,30 +19,31 @@ from data_prep.demo import write_demo_archive
 from data_prep.files import sha256, write_json
 from data_prep.prepare import prepare
 from data_prep.record import PrepareSettings
+from search.answers import answers, histories, what_matters
 from search.config import ResourcesConfig, SearchConfig, resolved
-from search.export import export_best
-from search.exported import BEST
-from search.figure import draw_waveforms
-from search.generate import write_waveforms
-from search.plan import DEMO_DATA, PROJECT, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
+from search.ending import FINALISTS_FILE, finish, say_how_to_resume
+from search.finalists import choose, seconds_needed
+from search.packing import pack
+from search.plan import DEMO_DATA, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
-from search.space import shown
-from search.tracking import Tracking, resolved_mode
-from search.trials import score_text, trial_rows, write_trials
-from search.tuner import has_state, run_search, start_ray, trials_at_once
-from trainables.batches import LABELS, PreparedDataset
-from trainables.config import flat, with_values
-from trainables.fidelity import MIN_EVENTS, MIN_WINDOWS, Band
+from search.tracking import Tracking
+from search.trials import TrialRow, trial_rows, write_trials
+from search.tuner import expected_at_once, has_state, run_finalists, run_search, start_ray, trials_at_once
+from search.verdict import Verdict
+from trainables.batches import PreparedDataset
+from trainables.config import with_values
+from trainables.fidelity import MIN_EVENTS, MIN_WINDOWS
 from trainables.training import check_fit
+from trainables.usage import GB
 
 DEMO_SETTINGS = PrepareSettings(country="any", min_magnitude=0.0, fs_hz=50.0, window_s=20.48)
-FIGURE = "waveforms.png"
-GENERATED = "generated.npy"
-GENERATED_COUNT = 64
+FINALISTS = "finalists"
+ANSWERS_FILE = "answers.json"
 
 
 def run(plan: Plan, console: Console) -> bool:
     """Run a search to its export; False if it was interrupted and can be resumed."""
+    start_s = time.monotonic()
     data = plan.data or _demo_data(plan.folder.parent, console)
     open_dataset(data)  # verifies every checksum
     dataset = PreparedDataset.open(data)
@@ -54,8 +52,11 @@ def run(plan: Plan, console: Console) -> bool:
     _say_what_is_judged(dataset, console)
     if plan.resume:
         _check_resumable(plan.folder, data)
+    for earlier in plan.config.warm_start:
+        _check_same_data(Path(earlier), data)
     start_ray(dashboard=plan.config.resources.workers_per_trial > 1)
     config = replace(plan.config, resources=_fitting(plan.config.resources, console))
+    config = replace(config, resources=pack(config, data, console))
     trials_at_once(config)  # or an error, before anything is written
     if not plan.resume:
         _create(plan.folder, config, data)
@@ -64,11 +65,13 @@ def run(plan: Plan, console: Console) -> bool:
             analysis, finished = _search(config, plan, data, console)
             if finished:
                 write_trials(trial_rows(analysis.trials), plan.folder / TRIALS_FILE)
-                _finish(analysis, config, dataset, plan.folder, console)
+                _answer(analysis, config, plan.folder, console)
+                trials, verdict = _finalists(analysis.trials, config, plan.folder, data, console, start_s)
+                finish(trials, verdict, config, dataset, plan.folder, console)
                 return True
         except KeyboardInterrupt:
             pass  # told in the same words wherever it comes
-    _say_how_to_resume(plan.folder, console)
+    say_how_to_resume(plan.folder, console)
     return False
 
 
@@ -84,11 +87,18 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _check_resumable(folder: Path, data: Path) -> None:
+    _check_same_data(folder, data)
+    if (folder / TRIALS_FILE).is_file() and not has_state(folder):
+        raise ValueError(f"{folder / 'tune'} is missing, so there is nothing to go on from; start another search")
+
+
+def _check_same_data(folder: Path, data: Path) -> None:
+    """Refuse a search of other data: its scores are not comparable."""
+    if not (folder / SEARCH_FILE).is_file():
+        raise ValueError(f"warm_start: {folder / SEARCH_FILE} does not exist; expected the result of an earlier search")
     kept = json.loads((folder / SEARCH_FILE).read_text(encoding="utf-8"))
     if kept.get("dataset") != sha256(data / "manifest.json"):
         raise ValueError(f"{data} is not the dataset that search {folder.name} began on; start another search")
-    if (folder / TRIALS_FILE).is_file() and not has_state(folder):
-        raise ValueError(f"{folder / 'tune'} is missing, so there is nothing to go on from; start another search")
 
 
 def _demo_data(results: Path, console: Console) -> Path:
@@ -140,10 +150,11 @@ def _fitting(resources: ResourcesConfig, console: Console) -> ResourcesConfig:
         console.print("[yellow]No GPU found:[/] trials run on the CPU, many times slower.", highlight=False)
         resources = replace(resources, gpus_per_trial=0.0, cpus_per_trial=resources.workers_per_trial)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, asked in (("CPU", resources.cpus_per_trial), ("GPU", resources.gpus_per_trial)):
-        most = max(node.get(name, 0) for node in nodes)
+    for name, key, unit in (("CPU", "cpus", 1), ("GPU", "gpus", 1), ("memory", "memory_gb", GB)):
+        asked = getattr(resources, f"{key}_per_trial")
+        most = max(node.get(name, 0) for node in nodes) / unit
         if asked > most and resources.workers_per_trial == 1:
-            key = f"resources.{name.lower()}s_per_trial"
+            key = f"resources.{key}_per_trial"
             raise ValueError(
                 f"{key} is {asked:g}, but no machine has more than {most:g}; choose fewer with --set {key}=N"
             )
@@ -159,63 +170,79 @@ def _create(folder: Path, config: SearchConfig, data: Path) -> None:
 
 
 def _search(config: SearchConfig, plan: Plan, data: Path, console: Console) -> tuple[ExperimentAnalysis, bool]:
+    if config.max_hours and config.finalists.count:
+        console.print(f"Of {config.max_hours:g} hours up to half is kept for the finalists.", highlight=False)
     progress = Progress(console, plan.folder / TRIALS_FILE, config.num_samples, config.training.max_epochs)
-    with closing(Tracking(config.wandb, plan.folder, flat(config.trial), console)) as tracking, progress:
-        analysis, finished = run_search(
-            config, data, plan.folder, [progress, tracking], plan.resume and has_state(plan.folder)
-        )
+    resume = plan.resume and has_state(plan.folder)
+
+    def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
+        return run_search(config, data, plan.folder, callbacks, resume)
+
+    return _followed(config, plan.folder, console, progress, train)
+
+
+def _followed(
+    config: SearchConfig,
+    folder: Path,
+    console: Console,
+    progress: Progress,
+    train: Callable[[list[Callback]], tuple[ExperimentAnalysis, bool]],
+) -> tuple[ExperimentAnalysis, bool]:
+    """Train with the terminal and W&B following."""
+    with closing(Tracking(config.wandb, folder, console)) as tracking, progress:
+        analysis, finished = train([progress, tracking])
         if finished:
             progress.show(analysis.trials)
+            tracking.settle(analysis.trials)
     return analysis, finished
 
 
-def _say_how_to_resume(folder: Path, console: Console) -> None:
-    command = _command("search/run.py", "--name", folder.name, "--results", shown_path(folder.parent), "--resume")
-    console.print(f"Interrupted; everything so far is kept. Go on with:\n  {command}", highlight=False, markup=False)
+def _answer(analysis: ExperimentAnalysis, config: SearchConfig, folder: Path, console: Console) -> None:
+    """Write what the search has found out about its parameters, and tell what is clear."""
+    found = answers(trial_rows(analysis.trials), histories(analysis), config.domains)
+    write_json(folder / ANSWERS_FILE, found)
+    if line := what_matters(found):
+        console.print(line, highlight=False, markup=False)
 
 
-def _finish(
-    analysis: ExperimentAnalysis, config: SearchConfig, dataset: PreparedDataset, folder: Path, console: Console
-) -> None:
-    metrics = export_best(analysis, config.trial, dataset, folder)
-    write_waveforms(folder, GENERATED_COUNT, folder / GENERATED, seed=config.seed)
-    score, validation = metrics["validation"]["score"], dataset.part("val", config.model)
-    draw_waveforms(
-        validation.wave[validation.label[:, 0] == LABELS["earthquake"]],
-        torch.from_numpy(np.load(folder / GENERATED)),
-        config.model.components,
-        Band(dataset.fs_hz, *dataset.usable_band_hz),
-        f"{folder.name}, trial {metrics['trial_id']}, score {score_text(score)} (1 = as close as real to real)",
-        folder / FIGURE,
+def _finalists(
+    trials: Sequence[Trial], config: SearchConfig, folder: Path, data: Path, console: Console, start_s: float
+) -> tuple[Sequence[Trial], Verdict | None]:
+    """Train the best configurations again; the trials to export the best of, and what was found.
+
+    Raises:
+        KeyboardInterrupt: for Ctrl-C.
+    """
+    rows = trial_rows(trials)
+    finalists = choose(rows, config)
+    if finalists is None:
+        return trials, None
+    points, file, below = finalists.points(), folder / FINALISTS_FILE, folder / FINALISTS
+    console.print(
+        f"Finalists: the best {len(finalists.chosen)} configurations again, {len(finalists.seeds)} other seeds each.",
+        highlight=False,
     )
-    _say_where_everything_is(metrics, config, folder, console)
+    limit_s = _limit_s(rows, config, start_s)
+    progress = Progress(console, file, len(points), config.training.max_epochs, finalists.rows, finalists.write)
+
+    def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
+        return run_finalists(config, data, below, callbacks, has_state(below), points, limit_s)
+
+    analysis, finished = _followed(config, folder, console, progress, train)
+    if not finished:
+        raise KeyboardInterrupt
+    trained = finalists.rows(analysis.trials)
+    finalists.write(trained, file)
+    verdict = finalists.verdict(trained)
+    if verdict is None:
+        console.print("[yellow]No finalist came to its end in time:[/] the best trial of the search is taken.")
+        return trials, None
+    return finalists.trained_as(verdict.winner, [*trials, *analysis.trials]), verdict
 
 
-def _say_where_everything_is(metrics: dict[str, Any], config: SearchConfig, folder: Path, console: Console) -> None:
-    where, trial_id = shown_path(folder), metrics["trial_id"]
-    parameters = ", ".join(f"{key.partition('.')[2]} {shown(value, 3)}" for key, value in metrics["parameters"].items())
-    results = ("--results", shown_path(folder.parent))
-    lines = [
-        f"Best: trial {trial_id}, score {score_text(metrics['validation']['score'])} on validation, "
-        f"{score_text(metrics['test']['score'])} on the test part",
-        f"  {parameters}" if parameters else "",
-        f"  {where}/{BEST}/          generator, configuration, metrics, README",
-        f"  {where}/{FIGURE}  generated beside real waveforms",
-        f"  {where}/{TRIALS_FILE}     every trial",
-        "Next:",
-        "  " + _command("search/generate.py", where, "--count", "16", "--out", "waveforms.npy"),
-        "  " + _command("search/run.py", "--trial", f"{where}:{trial_id}", *results, "--max-epochs", "100"),
-    ]
-    if resolved_mode(config.wandb.mode) == "offline":
-        lines.append(f"  {_python()} -m wandb sync {shlex.quote(where)}/wandb/offline-run-*   (with a W&B account)")
-    console.print("\n".join(line for line in lines if line), highlight=False, markup=False, soft_wrap=True)
-
-
-def _command(script: str, *arguments: str) -> str:
-    """A command of the project as it can be pasted into the shell the user is in."""
-    return f"{_python()} {shlex.join([shown_path(PROJECT / script), *arguments])}"
-
-
-def _python() -> str:
-    """How to call this Python from the user's shell."""
-    return "python" if shutil.which("python") == sys.executable else shlex.quote(shown_path(Path(sys.executable)))
+def _limit_s(rows: Sequence[TrialRow], config: SearchConfig, start_s: float) -> float:
+    """What is left of `max_hours`, and at least what the search has kept for its finalists; 0 without a limit."""
+    if not config.max_hours:
+        return 0.0
+    kept = seconds_needed([(row.score, row.epoch_seconds) for row in rows], config, expected_at_once(config))
+    return max(kept, config.max_hours * 3600 - (time.monotonic() - start_s))

@@ -28,6 +28,25 @@ class Range:
         """Values to check a configuration with."""
         return self.low, self.high
 
+    def at(self, share: float) -> Any:
+        """The value so far along the range, from 0 to 1; each integer takes an equal part."""
+        low, high = self._edges
+        value = low * (high / low) ** share if self.log else low + (high - low) * share
+        return min(max(type(self.low)(round(value) if self._whole else value), self.low), self.high)
+
+    def share(self, value: float) -> float:
+        """How far along the range a value is, from 0 to 1."""
+        low, high = self._edges
+        return math.log(value / low) / math.log(high / low) if self.log else (value - low) / (high - low)
+
+    @property
+    def _whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def _edges(self) -> tuple[float, float]:
+        return (self.low - 0.5, self.high + 0.5) if self._whole else (self.low, self.high)
+
     def __contains__(self, value: Any) -> bool:
         return bool(self.low <= value <= self.high)
 
@@ -51,6 +70,14 @@ class Choices:
     def ends(self) -> tuple[Any, ...]:
         """Values to check a configuration with."""
         return self.choices
+
+    def at(self, share: float) -> Any:
+        """The choice whose equal part of the way from 0 to 1 this is."""
+        return self.choices[min(int(share * len(self.choices)), len(self.choices) - 1)]
+
+    def share(self, value: Any) -> float:
+        """The middle of a choice's part."""
+        return (self.choices.index(value) + 0.5) / len(self.choices)
 
     def __contains__(self, value: Any) -> bool:
         return value in self.choices

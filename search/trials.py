@@ -16,9 +16,13 @@ COLUMNS = ("trial_id", "state", "stop_reason", "epochs", "samples", "score", "se
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial: `score` is its best so far (NaN before the first), `epoch_seconds` what its last epoch took."""
+    """One trial: `score` is its best so far (NaN before the first), `epoch_seconds` what its last epoch took.
+
+    `name` is what it is called on the screen.
+    """
 
     trial_id: str
+    name: str
     state: str
     stop_reason: str
     epochs: int
@@ -36,10 +40,10 @@ class TrialRow:
 
 def trial_rows(trials: Sequence[Trial]) -> list[TrialRow]:
     """A row for each of Tune's trials, in the order of their creation."""
-    return [_row(trial) for trial in sorted(trials, key=_number)]
+    return [_row(trial) for trial in sorted(trials, key=trial_number)]
 
 
-def _number(trial: Trial) -> int:
+def trial_number(trial: Trial) -> int:
     """Which trial of the search this is: Tune's tag begins with it. A restored search lists its trials anew."""
     return int(trial.experiment_tag.partition("_")[0])
 
@@ -49,6 +53,7 @@ def _row(trial: Trial) -> TrialRow:
     state, reason = _state(trial.status, last)
     return TrialRow(
         trial_id=trial.trial_id,
+        name=trial.trial_id,
         state=state,
         stop_reason=reason,
         epochs=last.get("epoch", 0),

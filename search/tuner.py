@@ -17,16 +17,24 @@ from ray import tune
 from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.stopper import Stopper, TimeoutStopper
 
 from search.config import ResourcesConfig, SearchConfig
-from search.optuna_search import OptunaSearch
-from search.schedulers import make_scheduler
+from search.finalists import Deadline, Listed
+from search.internals import ForgetMetrics
+from search.optuna_search import JOURNAL, OptunaSearch, PastTrial, earlier_trials, open_storage
+from search.samplers import make_sampler
+from search.schedulers import Asha, make_scheduler, rung_epochs
 from search.stoppers import stop_reason
+from search.trial_log import reports_by_trial
+from search.trials import trial_number
+from trainables.batches import PreparedDataset
 from trainables.trainable import run_trial
+from trainables.usage import GB
 from trainables.workers import check_shares
 
 EXPERIMENT = "tune"
-JOURNAL = "optuna.journal"
 # Ray's launcher leaves this file on the head of a cluster.
 RAY_UP_MARK = Path("~/ray_bootstrap_config.yaml")
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -62,10 +70,9 @@ def trials_at_once(config: SearchConfig) -> int | None:
         return configured
     for size in config.domains[BATCH_SIZE].ends if BATCH_SIZE in config.space else (config.training.batch_size,):
         check_shares("batch_size", size, workers)
-    cpus, gpus = _of_each_worker(config.resources)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    places = sum(_places(node, cpus, gpus) for node in nodes)
+    places = _all_places(config.resources)
     if places < workers:
+        cpus, gpus = _of_each_worker(config.resources)
         raise ValueError(
             f"a trial has {workers} workers of {cpus} CPUs and {gpus:g} GPUs each, but the cluster has room for "
             f"{places}; choose fewer with --set resources.workers_per_trial=N, or fewer CPUs or GPUs for each"
@@ -73,10 +80,22 @@ def trials_at_once(config: SearchConfig) -> int | None:
     return min(places // workers, configured or places)
 
 
-def _places(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+def expected_at_once(config: SearchConfig) -> int:
+    """How many trials will run at once on the cluster as it is now."""
+    return trials_at_once(config) or max(1, _all_places(config.resources))
+
+
+def _all_places(resources: ResourcesConfig) -> int:
+    """How many workers have room on the cluster."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    memory_gb = resources.memory_gb_per_trial if resources.workers_per_trial == 1 else 0.0
+    return sum(_places(node, *_of_each_worker(resources), memory_gb) for node in nodes)
+
+
+def _places(node: Mapping[str, float], cpus: int, gpus: float, memory_gb: float) -> int:
     """How many workers have room on one machine."""
-    cpu_places = int(node.get("CPU", 0) // cpus)
-    return min(cpu_places, int(node.get("GPU", 0) // gpus)) if gpus else cpu_places
+    takes = {"CPU": cpus, "GPU": gpus, "memory": memory_gb * GB}
+    return min(int(node.get(name, 0) // amount) for name, amount in takes.items() if amount)
 
 
 def _of_each_worker(resources: ResourcesConfig) -> tuple[int, float]:
@@ -105,19 +124,35 @@ class _SharedBatches(OptunaSearch):
         return parameters
 
 
-class _Reconcile(tune.Callback):
-    """Before the first step of a restored search, settles what Optuna and the disk know better than Tune."""
+class _Restored(tune.Callback):
+    """Before the first step of a restored search, tells searcher and scheduler what its trials have reported.
 
-    def __init__(self, searcher: OptunaSearch):
-        self._searcher, self._settled = searcher, False
+    Tune's records of its trials are the truth. They hold the last report alone; the others are in the search's log.
+    """
+
+    def __init__(self, searcher: OptunaSearch | Listed, scheduler: TrialScheduler, folder: Path):
+        self._searcher, self._scheduler, self._folder, self._told = searcher, scheduler, folder, False
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Tune calls this before each of its steps."""
-        if not self._settled:
-            self._searcher.forget_unknown({trial.trial_id for trial in trials})
-            self._settled = True
-            for trial in trials:
-                _show_folders(trial)
+        if self._told:
+            return
+        self._told = True
+        logged = reports_by_trial(self._folder)
+        past = [_past(trial, logged.get(trial.trial_id, [])) for trial in sorted(trials, key=trial_number)]
+        self._searcher.rebuild(past)
+        for trial in trials:
+            _show_folders(trial)
+            if isinstance(self._scheduler, Asha):
+                self._scheduler.replay(trial, _past(trial, logged.get(trial.trial_id, [])).reports)
+
+
+def _past(trial: Trial, logged: Sequence[Mapping[str, Any]]) -> PastTrial:
+    """What a trial had reported by the time of Tune's records; what it reported later it will report again."""
+    last = [trial.last_result] if "score" in (trial.last_result or {}) else []
+    before = [report for report in logged if last and report["epoch"] < last[0]["epoch"]]
+    running = trial.status not in (Trial.TERMINATED, Trial.ERROR)
+    return PastTrial(trial.trial_id, trial.config, [*before, *last], running, failed=trial.status == Trial.ERROR)
 
 
 def _show_folders(trial: Trial) -> None:
@@ -145,24 +180,68 @@ def run_search(
     Returns:
         Tune's records, and whether the search has finished; Ctrl-C ends it before, with its state saved.
     """
-    at_once, workers = trials_at_once(config), config.resources.workers_per_trial
-    searcher = _SharedBatches(workers, config.domains, folder / JOURNAL, config.sampler, config.seed, config.baselines)
+    workers = config.resources.workers_per_trial
+    space, max_epochs = config.domains, config.training.max_epochs
+    rungs = rung_epochs(config.scheduler, max_epochs)
+    sampler = partial(make_sampler, config.sampler, space, rungs, max_epochs, config.seed)
+    storage, earlier = open_storage(folder / JOURNAL), earlier_trials(config.warm_start, space)
+    searcher = _SharedBatches(workers, space, sampler, storage, folder.name, config.baselines, earlier)
+    windows = PreparedDataset.open(dataset).count("train")
+    scheduler = make_scheduler(config.scheduler, max_epochs, windows, config.seed)
+    limit = Deadline(config, expected_at_once(config)) if config.max_hours else None
+    analysis, finished = _run(
+        config, dataset, folder, callbacks, resume, searcher, scheduler, config.num_samples, limit
+    )
+    if finished:
+        searcher.settle()
+    return analysis, finished
+
+
+def run_finalists(
+    config: SearchConfig,
+    dataset: Path,
+    folder: Path,
+    callbacks: Sequence[tune.Callback],
+    resume: bool,
+    points: Sequence[dict[str, Any]],
+    limit_s: float,
+) -> tuple[ExperimentAnalysis, bool]:
+    """Train given configurations, each to its last epoch unless a rule stops it, as `run_search` trains proposed ones.
+
+    `limit_s` 0 means no limit.
+    """
+    limit = TimeoutStopper(limit_s) if limit_s else None
+    return _run(config, dataset, folder, callbacks, resume, Listed(points), FIFOScheduler(), len(points), limit)
+
+
+def _run(
+    config: SearchConfig,
+    dataset: Path,
+    folder: Path,
+    callbacks: Sequence[tune.Callback],
+    resume: bool,
+    searcher: OptunaSearch | Listed,
+    scheduler: TrialScheduler,
+    num_samples: int,
+    limit: Stopper | None,
+) -> tuple[ExperimentAnalysis, bool]:
     results = JsonLoggerCallback()
+    restored = [_Restored(searcher, scheduler, folder)] if resume else []
     handler = signal.getsignal(signal.SIGINT)
     analysis = tune.run(
         _trainable(config, dataset, folder / EXPERIMENT),
         name=EXPERIMENT,
         storage_path=str(folder),
         search_alg=searcher,
-        scheduler=make_scheduler(config.scheduler, config.training.max_epochs),
-        num_samples=config.num_samples,
-        max_concurrent_trials=at_once,
-        time_budget_s=config.max_hours * 3600 or None,
+        scheduler=scheduler,
+        num_samples=num_samples,
+        max_concurrent_trials=trials_at_once(config),
+        stop=limit,
         # The last two, and no choice by score: what Tune saves of itself may name the last but one as the last.
         checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-        callbacks=[_Reconcile(searcher), *callbacks, results],
+        callbacks=[*restored, *callbacks, results, ForgetMetrics()],
         resume_config=tune.ResumeConfig() if resume else None,
-        reuse_actors=workers == 1,
+        reuse_actors=config.resources.workers_per_trial == 1,
         raise_on_failed_trial=False,
         verbose=0,
     )
@@ -171,8 +250,6 @@ def run_search(
     signal.signal(signal.SIGINT, handler)
     for trial in analysis.trials:  # Tune leaves the files of trials that it cut off open
         results.log_trial_end(trial)
-    if finished:
-        searcher.settle()
     return analysis, finished
 
 
@@ -189,6 +266,7 @@ def _trainable(config: SearchConfig, dataset: Path, runs: Path) -> Any:
         num_workers=resources.workers_per_trial,
         runs=runs,
     )
-    # Several workers have places of their own; Tune wants the process that waits for them to take something: a byte.
-    alone = resources.workers_per_trial == 1
-    return tune.with_resources(function, {"cpu": cpus, "gpu": gpus} if alone else {"memory": 1})
+    if resources.workers_per_trial > 1:
+        # They have places of their own; Tune wants the process that waits for them to take something: a byte.
+        return tune.with_resources(function, {"memory": 1})
+    return tune.with_resources(function, {"cpu": cpus, "gpu": gpus, "memory": resources.memory_gb_per_trial * GB})

@@ -361,9 +361,9 @@ def test_an_export_takes_the_next_best_checkpoint_for_a_damaged_one(cluster, pre
     last, before = kept_by(analysis)
     expected = load_checkpoint(before)["best"]
     flip(last)
-    _, state = best_state(analysis)
+    _, state = best_state(analysis.trials)
     assert plain(state) == plain(expected)
     assert f"{last / FILE} is damaged" in capsys.readouterr().err
     flip(before)
     with pytest.raises(ValueError, match="no checkpoint of this search is whole: nothing to export"):
-        best_state(analysis)
+        best_state(analysis.trials)

@@ -8,9 +8,7 @@ import pytest
 from ray.tune.experiment import Trial
 from rich.console import Console
 
-from search.config import SchedulerConfig
 from search.progress import Progress, _clock
-from search.schedulers import make_scheduler
 from search.trials import best_row, trial_rows, write_trials
 
 
@@ -36,6 +34,7 @@ def trial(number, status=Trial.RUNNING, score=None, best=None, epoch=0, last_epo
         last_result=last,
         metric_analysis={"score": {"min": best if best is not None else score}} if last else {},
         config={"model.latent_dim": 100 + number},
+        placement_group_factory=SimpleNamespace(required_resources={"CPU": 2.0}),
     )
 
 
@@ -113,7 +112,13 @@ def test_a_resumed_search_does_not_announce_what_had_ended_before(tmp_path):
     assert follow(tmp_path, [([], [trial(1, Trial.TERMINATED, 5.0, epoch=4)])]) == ""
 
 
-def test_the_table_shows_state_epoch_score_best_and_time_left(tmp_path):
+@pytest.fixture
+def three_cpus(monkeypatch):
+    """A cluster of three CPUs, as far as the terminal is told."""
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 3.0})
+
+
+def test_the_table_shows_state_epoch_score_best_and_time_left(tmp_path, three_cpus):
     trials = [
         trial(1, Trial.TERMINATED, 5.0, epoch=9, last_epoch=True),
         trial(2, score=4.0, epoch=3),
@@ -129,11 +134,12 @@ def test_the_table_shows_state_epoch_score_best_and_time_left(tmp_path):
         "≤ 0:12",
         "about 0:48 left",  # 12 s of the running one, and two to come of 18 s as the ended one took
         "waiting",
+        "Waiting: no free CPU (2 of 3 taken).",
     ):
         assert expected in text
 
 
-def test_of_many_trials_the_running_and_the_best_are_shown(tmp_path):
+def test_of_many_trials_the_running_and_the_best_are_shown(tmp_path, three_cpus):
     trials = [trial(i, Trial.TERMINATED, float(i), epoch=9, last_epoch=True) for i in range(1, 40)] + [trial(40)]
     text = follow(tmp_path, [([], trials)], terminal=True)
     assert "id40" in text
@@ -147,44 +153,3 @@ def test_of_many_trials_the_running_and_the_best_are_shown(tmp_path):
 )
 def test_clock(seconds, text):
     assert _clock(seconds) == text
-
-
-def decisions(scheduler, scores, epoch):
-    """What a scheduler says of trials that report these scores at this epoch, one after the other."""
-    found = []
-    for i, score in enumerate(scores):
-        one = SimpleNamespace(trial_id=f"t{i}")
-        scheduler.on_trial_add(None, one)
-        found.append(scheduler.on_trial_result(None, one, {"score": score, "epoch": epoch}))
-    return found
-
-
-def test_asha_stops_the_worse_at_a_rung_and_nobody_before():
-    config = SchedulerConfig(grace_epochs=3, reduction_factor=3)
-    assert decisions(make_scheduler(config, 27), [1.0, 9.0, 8.0, 7.0], 2) == ["CONTINUE"] * 4
-    assert decisions(make_scheduler(config, 27), [1.0, 9.0, 0.5, 7.0], 3) == ["CONTINUE", "STOP", "CONTINUE", "STOP"]
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_asha_stops_what_is_not_finite_and_judges_the_others_without_it(bad):
-    scheduler = make_scheduler(SchedulerConfig(grace_epochs=3, reduction_factor=3), 27)
-    assert decisions(scheduler, [bad, 1.0, 9.0, 0.5, bad, 7.0], 3) == [
-        "STOP",
-        "CONTINUE",
-        "STOP",
-        "CONTINUE",
-        "STOP",
-        "STOP",
-    ]
-
-
-def test_asha_counts_epochs_to_the_last():
-    assert decisions(make_scheduler(SchedulerConfig(), 9), [1.0], 9) == ["STOP"]
-
-
-def test_a_grace_beyond_the_last_epoch_is_the_last_epoch():
-    assert decisions(make_scheduler(SchedulerConfig(grace_epochs=50), 2), [1.0, 2.0], 1) == ["CONTINUE"] * 2
-
-
-def test_without_a_scheduler_nobody_is_stopped():
-    assert decisions(make_scheduler(SchedulerConfig(name="none"), 9), [1.0, 9.0, 50.0], 3) == ["CONTINUE"] * 3

@@ -14,7 +14,7 @@ from ray import tune
 from rich.console import Console
 
 from data_prep.files import sha256
-from search import plan, session
+from search import ending, plan, session
 from search.config import preset, with_settings
 from search.exported import load_best, load_records
 from search.generate import generated, write_waveforms
@@ -31,6 +31,7 @@ SMALL = [
     "evaluation.fakes=16",
     "evaluation.splits=10",
     "scheduler.grace_epochs=1",
+    "finalists.count=0",
     "wandb.mode=offline",
     "resources.max_concurrent=1",
 ]
@@ -59,7 +60,7 @@ def run(planned):
 
 def study(folder):
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal")))
-    return optuna.load_study(study_name="search", storage=storage)
+    return optuna.load_study(study_name=folder.name, storage=storage)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,8 @@ def test_a_search_leaves_what_the_contract_names(result):
     assert {f.name for f in folder.iterdir() if not f.name.startswith(".")} == {
         "search.json",
         "trials.csv",
+        "trials.jsonl",
+        "answers.json",
         "optuna.journal",
         "tune",
         "wandb",
@@ -117,7 +120,7 @@ def test_the_winner_is_looked_at_more_closely_on_the_test_part(result):
     folder, _ = result
     metrics = json.loads((folder / "best" / "metrics.json").read_text())
     look = {name: value for name, value in metrics["test"].items() if name.startswith("finalist/")}
-    copied = {f"finalist/memorisation_{name}" for name in ("closer", "p", "ratio")}
+    copied = {f"finalist/memorisation_{name}" for name in ("closer", "p", "ratio", "memorised")}
     assert set(look) == {*copied, "finalist/classifier_auc", "finalist/soft_dtw"}
     assert all(math.isfinite(value) for value in look.values())
     assert look["finalist/classifier_auc"] > 0.9  # three epochs of training make no earthquake
@@ -395,7 +398,7 @@ def test_ctrl_c_during_the_export_can_be_resumed_too(result, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "export_best", interrupted)
+        patch.setattr(ending, "export_best", interrupted)
         _, text, finished = resume(folder)
     assert not finished
     assert "--name small" in text

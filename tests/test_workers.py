@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+from optuna.storages import InMemoryStorage
 from torch import distributed
 
 from trainables import workers
@@ -173,7 +175,11 @@ def last_state(analysis):
 def of_training(report):
     """The training's own part of what was reported to Tune."""
     kept = ("score", "epoch", "samples", "critic_steps", "generator_steps", "stop_reason", "last_epoch", "best_score")
-    return {key: value for key, value in report.items() if key in kept or key.partition("/")[1]}
+    return {
+        key: value
+        for key, value in report.items()
+        if key in kept or (key.partition("/")[1] and not key.startswith("worker/"))
+    }
 
 
 pydantic = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")  # Ray Train reading its own files
@@ -271,12 +277,14 @@ def test_a_batch_that_two_workers_cannot_share_is_refused_before_any_is_started(
     assert not (tmp_path / "runs").exists()
 
 
-def test_drawn_batches_are_rounded_down_to_what_workers_can_share(tmp_path):
+def test_drawn_batches_are_rounded_down_to_what_workers_can_share():
+    from search.samplers import make_sampler
     from search.space import Range
     from search.tuner import _SharedBatches
 
     space = {"training.batch_size": Range(6, 21), "training.n_critic": Range(1, 9)}
-    searcher = _SharedBatches(3, space, tmp_path / "journal", "random", 0)
+    make = partial(make_sampler, "random", space, [1], 9, 0)
+    searcher = _SharedBatches(3, space, make, InMemoryStorage(), "a search")
     drawn = [searcher.suggest(str(number)) for number in range(30)]
     assert {point["training.batch_size"] for point in drawn} == {6, 9, 12, 15, 18, 21}
     assert {point["training.n_critic"] for point in drawn} == set(range(1, 10))

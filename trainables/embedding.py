@@ -8,6 +8,7 @@ Shapes: N window, C component, T sample, K kernel, D feature.
 
 import itertools
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,9 +71,10 @@ class Embedding:
 
     def _threshold(self, real_NCT: Tensor, number: int, share_K: Tensor) -> Tensor:
         """For each kernel the value that this share of what it gives on some real windows stays below, (K,)."""
-        values = self._convolved(real_NCT[:CHUNK], number).flatten(0, 1).sort(dim=0).values
-        place = (share_K * (len(values) - 1)).long().to(values.device)
-        return values.gather(0, place[None])[0]
+        values = self._convolved(real_NCT[:CHUNK], number).flatten(0, 1)
+        ordered = torch.from_numpy(np.sort(values.cpu().numpy(), axis=0))  # torch's own takes twenty times as long
+        place = (share_K * (len(ordered) - 1)).long()
+        return ordered.gather(0, place[None])[0].to(values.device)
 
 
 def _kernels(components: int, rng: torch.Generator) -> Tensor:

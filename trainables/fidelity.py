@@ -8,6 +8,7 @@ Shapes: N, M window, n window of a split's half, C component, T sample, S split,
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from trainables import metrics
 from trainables.batches import Windows
 from trainables.embedding import Embedding
+from trainables.reference import Reference, drift_reference, kept
 
 # With fewer real windows or events to judge by, differences between scores are mostly chance.
 MIN_WINDOWS, MIN_EVENTS = 50, 10
@@ -26,6 +28,7 @@ MIN_JUDGED = 4
 SCORED = ("log_psd", "envelope", "duration", "coupling", "embedding", "band_envelope")
 # A z-scored record has mean 0 and std 1; up to this much is forgiven before the score grows in proportion.
 NORMALISATION_TOLERANCE = 0.2
+SLOW = "slow_motion"
 # Excess of displacement, in standard deviations of real windows', that is forgiven.
 SLOW_TOLERANCE = 1.0
 # Diversity, over that of real windows, below which windows that repeat each other cost in proportion: draws of real
@@ -35,10 +38,10 @@ DIVERSITY_TOLERANCE = 0.8
 LEAST_SHARE = 0.1
 # By how much the tolerances are wider where the score cannot be resolved.
 WIDENED = 2.0
-# Z-scored records agree in mean and std to rounding, which is no unit to measure a drift by.
-DRIFT_UNIT_FLOOR = 0.02
 # Windows looked at together, which bounds the memory that a large dataset takes.
 CHUNK = 32
+# Draws of real windows are the same for every trial, whatever its seed: their scores are compared.
+SEED = 0
 
 Feature = Callable[[Tensor], Tensor]
 # From real features and a choice of them for each split, and others likewise, to the distances (S,).
@@ -55,28 +58,42 @@ class Band:
 
 
 class Fidelity:
-    """Judges generated windows against real ones; built once a dataset, called after every epoch."""
+    """Judges generated windows against real ones; built once a training, called after every epoch.
 
-    def __init__(self, train: Windows, val: Windows, band: Band, fakes: int, splits: int, seed: int):
+    Where a file is named, what depends on the real windows alone is read from it, or else measured and kept there.
+    """
+
+    def __init__(self, train: Windows, val: Windows, band: Band, fakes: int, splits: int, file: Path | None = None):
         if len(val.wave) < MIN_JUDGED:
             raise ValueError(f"only {len(val.wave)} windows to judge by; expected at least {MIN_JUDGED}")
         self._embedding = Embedding(train.wave, band.fs_hz, band.high_hz)
         self._measures = _measures(band, self._embedding, components=train.wave.shape[1])
         self._slow: Feature = partial(metrics.slow_motion, fs_hz=band.fs_hz, low_hz=band.low_hz)
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(SEED)
         self._count = fakes
         self._one, self._other = _random_halves(len(val.wave), fakes, splits, rng)
         self._fakes = _random_draws(fakes, self._one.shape[1], splits, rng)
-        self._real = {name: _features(feature, val.wave) for name, (feature, _) in self._measures.items()}
-        self._slow_std, self._slow_mean = torch.std_mean(_features(self._slow, val.wave), dim=0, correction=0)
-        self.floors = {name: _quantiles(self._among_real(name, self._one, self._other)) for name in self._real}
-        self.event_disjoint = self._event_disjoint(val.event, splits, rng)
-        places = self._embedding.projected(self._real["embedding"])
-        distance = torch.cdist(places, places)
-        self._real_places = self._picked_places(distance, distance, self._other)
-        self._drift = _drift_reference(train.wave, fakes)
-        self._thesis = _thesis(val.wave)
+        measure = partial(self._measured, train, val, rng)
+        self._reference = kept(file, val.wave.device, measure) if file else measure()
+        self.floors, self.event_disjoint = self._reference.floors, self._reference.event_disjoint
+        self._real = self._reference.features
+        self._slow_std, self._slow_mean = torch.std_mean(self._real[SLOW], dim=0, correction=0)
         self.resolvable = val.earthquakes >= MIN_WINDOWS and val.events >= MIN_EVENTS
+
+    def _measured(self, train: Windows, val: Windows, rng: torch.Generator) -> Reference:
+        real = {name: _features(feature, val.wave) for name, (feature, _) in self._measures.items()}
+        places = self._embedding.projected(real["embedding"])
+        distance = torch.cdist(places, places)
+        return Reference(
+            features=real | {SLOW: _features(self._slow, val.wave)},
+            floors={
+                name: _quantiles(self._among_real(name, each, self._one, self._other)) for name, each in real.items()
+            },
+            event_disjoint=self._event_disjoint(real, val.event, rng),
+            places=self._picked_places(distance, distance, self._other),
+            drift=drift_reference(train.wave, self._count),
+            thesis=_thesis(val.wave),
+        )
 
     def __call__(self, wave_NCT: Tensor) -> dict[str, float]:
         """Score generated windows as the generator gives them, not normalised; lower is better, 1 the best.
@@ -89,7 +106,7 @@ class Fidelity:
         shape = metrics.z_score(wave_NCT)
         features = {name: _features(feature, shape) for name, (feature, _) in self._measures.items()}
         parts = {name: self._over_floor(name, feature) for name, feature in features.items()}
-        gates = {"normalisation": metrics.normalisation_drift(wave_NCT), "slow_motion": self._excess(shape)}
+        gates = {"normalisation": metrics.normalisation_drift(wave_NCT), SLOW: self._excess(shape)}
         gates |= self._among_fakes(features)
         return {
             "score": score({name: parts[name] for name in SCORED if name in parts}, gates, self.resolvable),
@@ -103,19 +120,19 @@ class Fidelity:
         distance = self._measures[name][1](self._real[name], self._one, fake_ND, self._fakes)
         return float(distance.median()) / self.floors[name]["median"]
 
-    def _among_real(self, name: str, one_Sn: Tensor, other_Sn: Tensor) -> Tensor:
-        return self._measures[name][1](self._real[name], one_Sn, self._real[name], other_Sn)
+    def _among_real(self, name: str, real_ND: Tensor, one_Sn: Tensor, other_Sn: Tensor) -> Tensor:
+        return self._measures[name][1](real_ND, one_Sn, real_ND, other_Sn)
 
-    def _event_disjoint(self, event_N: Tensor, splits: int, rng: torch.Generator) -> dict[str, float]:
+    def _event_disjoint(self, real: Mapping[str, Tensor], event_N: Tensor, rng: torch.Generator) -> dict[str, float]:
         """Floors between windows of different earthquakes over floors between any: what a few events decide."""
-        count = len(event_N) // 3
+        count, splits = len(event_N) // 3, len(self._one)
         if count < 2:
             return {}
-        any_one, any_other = _random_halves(len(event_N), count, splits, rng)
-        one, other = _halves_by_event(event_N.cpu(), count, splits, rng)
+        any_halves = _random_halves(len(event_N), count, splits, rng)
+        by_event = _halves_by_event(event_N.cpu(), count, splits, rng)
         medians = {
-            name: [float(self._among_real(name, *pair).median()) for pair in ((one, other), (any_one, any_other))]
-            for name in self._real
+            name: [float(self._among_real(name, feature, *halves).median()) for halves in (by_event, any_halves)]
+            for name, feature in real.items()
         }
         return {name: disjoint / mixed for name, (disjoint, mixed) in medians.items()}
 
@@ -123,7 +140,7 @@ class Fidelity:
         """How generated windows lie among real ones: coverage, density and diversity over those of real ones."""
         real, fake = (self._embedding.projected(each["embedding"]) for each in (self._real, features))
         place = self._picked_places(torch.cdist(real, real), torch.cdist(real, fake), self._fakes)
-        found = {name: value / self._real_places[name] for name, value in place.items()}
+        found = {name: value / self._reference.places[name] for name, value in place.items()}
         count = min(len(real), len(fake))
         alone = [metrics.nearest(appearance(each)[:count]) for each in (features, self._real)]
         return {**found, "diversity": alone[0] / max(alone[1], metrics.EPS)}
@@ -141,12 +158,12 @@ class Fidelity:
 
     def _drifts(self, wave_NCT: Tensor) -> dict[str, float]:
         now = {name: float(value.mean()) for name, value in metrics.moments(wave_NCT).items()}
-        return {name: (now[name] - mean) / unit for name, (mean, unit) in self._drift.items()}
+        return {name: (now[name] - mean) / unit for name, (mean, unit) in self._reference.drift.items()}
 
     def _thesis_table(self, wave_NCT: Tensor) -> dict[str, float]:
         table: dict[str, float] = {}
         for name, value in _thesis(wave_NCT).items():
-            real = self._thesis[name]
+            real = self._reference.thesis[name]
             table |= {f"{name}_real": real, f"{name}_generated": value, f"{name}_difference": value - real}
         return table
 
@@ -161,7 +178,7 @@ def score(parts: Mapping[str, float], gates: Mapping[str, float], resolvable: bo
     widened = 1.0 if resolvable else WIDENED
     penalties = [
         gates["normalisation"] / (NORMALISATION_TOLERANCE * widened),
-        gates["slow_motion"] / (SLOW_TOLERANCE * widened),
+        gates[SLOW] / (SLOW_TOLERANCE * widened),
         DIVERSITY_TOLERANCE / widened / max(gates["diversity"], LEAST_SHARE),
         1 / max(gates["coverage"], LEAST_SHARE) if resolvable else 1.0,
     ]
@@ -263,16 +280,6 @@ def _random_draws(n: int, count: int, splits: int, rng: torch.Generator) -> Tens
 def _quantiles(distance_S: Tensor) -> dict[str, float]:
     low, median, high = torch.quantile(distance_S.cpu(), distance_S.new_tensor([0.05, 0.5, 0.95]).cpu()).tolist()
     return {"low": low, "median": median, "high": high}
-
-
-def _drift_reference(train_NCT: Tensor, count: int) -> dict[str, tuple[float, float]]:
-    """Real mean of each moment and its unit: the spread of such a mean over draws of `count` training windows."""
-    chunks = [metrics.moments(chunk) for chunk in train_NCT.split(CHUNK)]
-    reference = {}
-    for name in chunks[0]:
-        std, mean = torch.std_mean(torch.cat([chunk[name] for chunk in chunks]).mean(1), correction=0)
-        reference[name] = (float(mean), max(float(std) / count**0.5, DRIFT_UNIT_FLOOR))
-    return reference
 
 
 def _thesis(wave_NCT: Tensor) -> dict[str, float]:

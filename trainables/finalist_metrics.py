@@ -48,7 +48,7 @@ def closer_look(train_NCT: Tensor, real_NCT: Tensor, fake_NCT: Tensor, band: Ban
     fake_NCT = metrics.z_score(fake_NCT)
     copied = memorisation(train_NCT, real_NCT, fake_NCT, band)
     return {
-        **{f"finalist/memorisation_{name}": copied[name] for name in ("closer", "p", "ratio")},
+        **{f"finalist/memorisation_{name}": value for name, value in copied.items()},
         "finalist/classifier_auc": classifier_auc(real_NCT, fake_NCT, seed),
         "finalist/soft_dtw": envelope_dtw(real_NCT, fake_NCT, seed),
     }

@@ -9,9 +9,10 @@ from torch import Tensor
 from trainables import workers
 from trainables.batches import PreparedDataset, Windows
 from trainables.config import TrialConfig
-from trainables.fidelity import Band, Fidelity
+from trainables.fidelity import SEED, Band, Fidelity
 from trainables.layers import RectifiedNorm
 from trainables.networks import AnyGenerator
+from trainables.reference import file_beside
 
 # Fakes generated together when judging: bounds memory, does not change the result.
 GENERATE_BATCH = 64
@@ -21,14 +22,19 @@ SETTLING = 2 * GENERATE_BATCH
 
 
 class Judge:
-    """Scores a generator on the validation part, always from the same latent vectors and labels."""
+    """Scores a generator on the validation part, always from the same latent vectors and labels.
+
+    A trial's seed does not matter here: what trials of several seeds score then differs by their training alone.
+    """
 
     def __init__(self, config: TrialConfig, dataset: PreparedDataset, train_part: Windows, val_part: Windows):
         band = Band(dataset.fs_hz, *dataset.usable_band_hz)
         # More fakes than there are windows to compare them with would cost time and tell nothing.
         count, device = min(config.evaluation.fakes, max(MIN_FAKES, len(val_part.wave))), val_part.label.device
-        self.fidelity = Fidelity(train_part, val_part, band, count, config.evaluation.splits, config.seed)
-        rng = torch.Generator(device).manual_seed(config.seed)
+        splits = config.evaluation.splits
+        file = file_beside(dataset, val_part, config.model.components, count, splits)
+        self.fidelity = Fidelity(train_part, val_part, band, count, splits, file)
+        rng = torch.Generator(device).manual_seed(SEED)
         latent = torch.randn(count + SETTLING, config.model.latent_dim, device=device, generator=rng)
         label = val_part.label[torch.arange(count + SETTLING, device=device) % len(val_part.label)]
         self._latent, self._settling_latent = latent[:count], latent[count:]

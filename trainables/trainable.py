@@ -23,6 +23,7 @@ from trainables.checkpoint import FILE, best_epoch, load_first, save_checkpoint
 from trainables.config import TrialConfig, with_values
 from trainables.gan import Gan
 from trainables.training import Report, StopRule, train
+from trainables.usage import Usage
 
 # How often a trial goes on from its last checkpoint after one of its workers died.
 MAX_FAILURES = 3
@@ -58,8 +59,10 @@ def run_trial(
         torch.set_num_threads(cpus)
         # Ray does not hide the GPUs from a trial that asked for none, and makes a worker's own its current device.
         device = torch.device("cuda" if gpus else "cpu")
+        if 0 < gpus < 1:
+            torch.cuda.set_per_process_memory_fraction(gpus)
         state, warning = _last_state()
-        report = _reporter(state and state["best"], warning)
+        report = _reporter(state, warning, Usage(device, _steps(state)))
         train(config, PreparedDataset.open(dataset), report, stop_rule, state, device)
 
     if num_workers == 1:
@@ -95,17 +98,18 @@ def _session() -> Any:
     return ray.train if workers.count() > 1 else tune
 
 
-def _reporter(best: dict[str, Any] | None, warning: str) -> Report:
+def _reporter(state: dict[str, Any] | None, warning: str, usage: Usage) -> Report:
     """All workers report; the first one's checkpoint is everyone's.
 
-    Every checkpoint holds the best epoch so far, at first `best`; the first report carries the warning.
+    Every checkpoint holds the best epoch so far, at first that of `state`; the first report carries the warning.
     """
-    warnings = iter([warning])
+    best, warnings = state and state["best"], iter([warning])
 
     def report(metrics: dict[str, Any], gan: Gan) -> None:
         nonlocal best
         best = best_epoch(best, gan)
         told = {**metrics, "best_score": best["history"][-1]["score"], "warning": next(warnings, "")}
+        told |= usage(gan, metrics["seconds"])
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if workers.rank() == 0:
@@ -114,6 +118,11 @@ def _reporter(best: dict[str, Any] | None, warning: str) -> Report:
             _session().report(told, checkpoint=checkpoint)
 
     return report
+
+
+def _steps(state: dict[str, Any] | None) -> int:
+    """Steps of both networks that a state has behind it."""
+    return state["counters"]["critic_steps"] + state["counters"]["generator_steps"] if state else 0
 
 
 def _last_state() -> tuple[dict[str, Any] | None, str]:

@@ -21,6 +21,8 @@ from trainables.networks import make_critic
 Report = Callable[[dict[str, Any], Gan], None]
 # From the metrics of every report so far to the reason to stop here, or None to go on.
 StopRule = Callable[[list[dict[str, Any]]], str | None]
+# How the reason begins why a training stopped that did not fit in memory.
+OUT_OF_MEMORY = "out of memory"
 
 
 def train(
@@ -37,7 +39,7 @@ def train(
 
     The report's metrics hold the score and its parts, the losses' means over the epoch, the counters, the seconds
     this epoch took, `last_epoch`, and `stop_reason`: empty, or why this report is the last before that. A training
-    that diverges reports an infinite score.
+    that diverges, or runs out of memory, reports an infinite score.
 
     Raises:
         ValueError: if the configuration does not fit the data.
@@ -104,6 +106,10 @@ def _one_epoch(gan: Gan, windows: Windows, judge: Judge) -> dict[str, Any]:
             raise DivergedError("non-finite score")
     except DivergedError as error:
         metrics = {"stop_reason": f"diverged: {error}", "score": float("inf")}
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        if workers.count() > 1:  # the others wait for this one, and only its end will tell them
+            raise
+        metrics = {"stop_reason": f"{OUT_OF_MEMORY}: {str(error).partition('. ')[0]}", "score": float("inf")}
     gan.epoch += 1
     counters = {name: getattr(gan, name) for name in COUNTERS}
     counters["last_epoch"] = gan.epoch >= gan.config.training.max_epochs

@@ -51,7 +51,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bench-histories-") as folder:
-        dataset = _dataset(Path(folder))
+        dataset = small_dataset(Path(folder))
         found = [{"settings": settings, "reports": history(settings, dataset)} for settings in trainings()]
     FILE.write_text("[\n" + ",\n".join(json.dumps(each, separators=(",", ":")) for each in found) + "\n]\n")
     print(f"{FILE} written")
@@ -88,7 +88,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
-def _dataset(folder: Path) -> PreparedDataset:
+def small_dataset(folder: Path) -> PreparedDataset:
+    """The demo's made-up records, fewer and shorter, prepared in a folder."""
     archive = write_demo_archive(folder / "archive", n_events=EVENTS)
     settings = replace(DEMO_SETTINGS, window_s=WINDOW_S)
     prepare(archive.files, archive.flatfile, folder / "data", settings, progress=False)

@@ -74,7 +74,7 @@ def alone(options: argparse.Namespace) -> dict[str, float]:
     before = _memory("VmRSS")
     start = time.perf_counter()
     band = Band(options.rate, 0.0, HIGH_SHARE * options.rate / 2)
-    judge = Fidelity(train_part, val_part, band, options.windows, EvaluationConfig().splits, seed=0)
+    judge = Fidelity(train_part, val_part, band, options.windows, EvaluationConfig().splits)
     print(f"built in {time.perf_counter() - start:.2f} s", flush=True)
     found: list[dict[str, float]] = []
     seconds = _best(lambda: found.append(judge(fake.wave)), max(2, options.rounds))

@@ -82,7 +82,7 @@ class Bench:
         train, real, held = thirds(dataset, seed)
         self.real, self.held = real.wave, held.wave
         self.band = Band(dataset.fs_hz, *dataset.usable_band_hz)
-        self._judge = Fidelity(train, real, self.band, len(self.held), SPLITS, seed)
+        self._judge = Fidelity(train, real, self.band, len(self.held), SPLITS)
 
     def __call__(self, wave_NCT: Tensor) -> dict[str, float]:
         """Judge as many windows as there are held out."""

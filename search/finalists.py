@@ -1,0 +1,149 @@
+"""The best configurations of a search, to be trained again with other seeds, and the time that is kept for it.
+
+The lowest score of a search is partly luck: one seed, the luckiest of many. So its best configurations are trained
+again, to the last epoch, each with the same few seeds that the search did not use; `verdict.py` says which won.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+from ray.tune.stopper import TimeoutStopper
+
+from data_prep.files import write_json, written_whole
+from search.config import SearchConfig
+from search.optuna_search import PastTrial
+from search.trials import TrialRow, trial_rows
+from search.verdict import Verdict, compare, counted_score, failed
+from trainables.config import MAX_SEED
+
+SEED = "seed"
+# No more than this share of `max_hours` is kept for the finalists.
+MOST_KEPT = 0.5
+
+
+@dataclass(frozen=True)
+class Finalists:
+    """The trials of a search whose configurations are trained again, best first, and the seeds."""
+
+    chosen: tuple[TrialRow, ...]
+    seeds: tuple[int, ...]
+
+    def points(self) -> list[dict[str, Any]]:
+        """Parameters and seed of each training; with one seed all configurations before any with the next."""
+        return [{**row.parameters, SEED: seed} for seed in self.seeds for row in self.chosen]
+
+    def origin(self, parameters: Mapping[str, Any]) -> str | None:
+        """The chosen trial that has these parameters, with whatever seed."""
+        own = {key: value for key, value in parameters.items() if key != SEED}
+        return next((row.trial_id for row in self.chosen if row.parameters == own), None)
+
+    def rows(self, trials: Sequence[Trial]) -> list[TrialRow]:
+        """A row for each training, named after its chosen trial and its seed."""
+        return [
+            replace(row, name=f"{self.origin(row.parameters)} seed {row.parameters[SEED]}")
+            for row in trial_rows(trials)
+        ]
+
+    def write(self, rows: Sequence[TrialRow], file: Path) -> None:
+        """Write `finalists.csv`: a row a training."""
+        columns = ("state", "stop_reason", "epochs", "seconds")
+        content = [
+            {"trial_id": self.origin(row.parameters), SEED: row.parameters[SEED], "score": counted_score(row)}
+            | {name: getattr(row, name) for name in columns}
+            for row in rows
+        ]
+        with written_whole(file) as aside:
+            pd.DataFrame(content).to_csv(aside, index=False)
+
+    def verdict(self, rows: Sequence[TrialRow]) -> Verdict | None:
+        """What the trainings say; None if not one has come to its end."""
+        return compare((str(self.origin(row.parameters)), row.parameters[SEED], row) for row in rows)
+
+    def trained_as(self, winner: str, trials: Sequence[Trial]) -> list[Trial]:
+        """Of the trials, those of the winner's configuration that have not failed."""
+        sound = {row.trial_id for row in trial_rows(trials) if not failed(row)}
+        return [t for t in trials if t.trial_id in sound and self.origin(t.config) == winner]
+
+
+def choose(rows: Sequence[TrialRow], config: SearchConfig) -> Finalists | None:
+    """The best trials of a search, each configuration once; None where there is no choice to make."""
+    sound = sorted((row for row in rows if math.isfinite(row.score) and not failed(row)), key=lambda row: row.score)
+    distinct = [row for i, row in enumerate(sound) if all(row.parameters != other.parameters for other in sound[:i])]
+    chosen = tuple(distinct[: config.finalists.count])
+    seeds = tuple((config.seed + number) % MAX_SEED for number in range(1, config.finalists.seeds + 1))
+    return Finalists(chosen, seeds) if len(chosen) > 1 else None
+
+
+def seconds_needed(found: Iterable[tuple[float, float]], config: SearchConfig, at_once: int) -> float:
+    """How long the finalists will take: from score and seconds an epoch of each trial so far, and trials at once.
+
+    No more than their share of `max_hours`: if that is too little, some trainings are cut off.
+    """
+    best = sorted(found)[: config.finalists.count]
+    if len(best) < 2:
+        return 0.0
+    rounds = math.ceil(len(best) * config.finalists.seeds / at_once)
+    needed = rounds * config.training.max_epochs * max(seconds for _, seconds in best)
+    return min(needed, config.max_hours * 3600 * MOST_KEPT)
+
+
+class Deadline(TimeoutStopper):
+    """Ends a search of `max_hours` while there is still time for its finalists."""
+
+    def __init__(self, config: SearchConfig, at_once: int):
+        super().__init__(config.max_hours * 3600)
+        self._config, self._at_once = config, at_once
+        self._found: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Take note of a report; no trial is stopped for it alone."""
+        if math.isfinite(result["score"]):
+            before, _ = self._found.get(trial_id, (math.inf, 0.0))
+            self._found[trial_id] = min(before, result["score"]), result["seconds"]
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the search's share of the time is over."""
+        kept = seconds_needed(self._found.values(), self._config, self._at_once)
+        over: bool = super().stop_all()  # type: ignore[no-untyped-call]
+        return over or self._budget <= kept
+
+
+class Listed(Searcher):
+    """Proposes to Tune what it is given, one after the other."""
+
+    def __init__(self, points: Sequence[dict[str, Any]]):
+        super().__init__(metric="score", mode="min")
+        self._points = list(points)
+        self._given: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The first that no trial has, or that there are no more."""
+        left = set(range(len(self._points))) - set(self._given.values())
+        if not left:
+            return self.FINISHED
+        self._given[trial_id] = min(left)
+        return self._points[self._given[trial_id]]
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing is learnt from a trial."""
+
+    def rebuild(self, past: Sequence[PastTrial]) -> None:
+        """Propose again what was given to trials that a restored Tune has never heard of."""
+        known = {trial.trial_id for trial in past}
+        self._given = {trial_id: point for trial_id, point in self._given.items() if trial_id in known}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep who was given what."""
+        write_json(Path(checkpoint_path), self._given)
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Go on from there."""
+        self._given = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))

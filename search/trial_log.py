@@ -1,0 +1,57 @@
+"""A search's own log, `trials.jsonl`: every report of every trial, a line each, on the disk at once.
+
+Tune stages its logs and copies them now and then, and W&B keeps back the tail of its files; after a kill both lack the
+last reports. This log has them: W&B runs, the rungs and Optuna's study are made again of it.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+LOG = "trials.jsonl"
+
+
+class TrialLog:
+    """The log, to append to. Each line goes to the file at once."""
+
+    def __init__(self, folder: Path):
+        self._file = (folder / LOG).open("a+b", buffering=0)
+        self._end_line()
+
+    def _end_line(self) -> None:
+        """A kill may have cut off the last line."""
+        if self._file.seek(0, os.SEEK_END):
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read() != b"\n":
+                self._file.write(b"\n")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line."""
+        self._file.write(json.dumps(line, default=float).encode() + b"\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def whole_lines(log: BinaryIO) -> Iterator[dict[str, Any]]:
+    """The lines that have come since, but for one cut off by a kill or a full disk: its report is made again."""
+    while (line := log.readline()).endswith(b"\n"):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+    log.seek(-len(line), os.SEEK_CUR)
+
+
+def reports_by_trial(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The reports of each trial by its id, an epoch once, in order: a restored trial repeats some."""
+    reports: dict[str, dict[int, dict[str, Any]]] = {}
+    if (folder / LOG).is_file():
+        with (folder / LOG).open("rb") as file:
+            for line in whole_lines(file):
+                if "report" in line:
+                    reports.setdefault(line["trial"], {})[line["report"]["epoch"]] = line["report"]
+    return {trial_id: [by_epoch[epoch] for epoch in sorted(by_epoch)] for trial_id, by_epoch in reports.items()}

@@ -1,0 +1,271 @@
+"""Which configurations are trained again, what their trainings say, and the time that is kept for them."""
+
+import json
+import math
+import signal
+from dataclasses import replace
+from itertools import pairwise
+
+import pandas as pd
+import pytest
+from ray import tune
+
+from search import plan, session
+from search.config import FinalistsConfig, preset, with_settings
+from search.finalists import Deadline, Finalists, Listed, choose, seconds_needed
+from search.optuna_search import PastTrial
+from search.run import parse_arguments
+from search.trials import TrialRow
+from search.verdict import compare, counted_score
+from tests.test_search import run, search
+
+CONFIG = preset("demo")
+
+
+def row(number, score=1.0, state="complete", reason="", seed=None, **parameters):
+    own = {"seed": seed} if seed is not None else {}
+    name = f"id{number}"
+    return TrialRow(
+        name, name, state, reason, 3, 30, score, 6.0, 2.0, {"training.n_critic": number, **parameters, **own}
+    )
+
+
+def test_the_best_configurations_are_chosen_each_once():
+    rows = [row(1, 5.0), row(2, 3.0), row(3, 4.0), replace(row(2, 3.5), trial_id="twin"), row(4, 9.0)]
+    config = replace(CONFIG, finalists=FinalistsConfig(count=3))
+    assert [one.trial_id for one in choose(rows, config).chosen] == ["id2", "id3", "id1"]
+
+
+def test_what_broke_a_rule_or_has_no_score_is_no_finalist():
+    rows = [
+        row(1, 1.0, "stopped", "diverged: non-finite score"),
+        row(2, 2.0, "stopped", "scheduler: others did better"),
+        row(3, 3.0, "failed", "error"),
+        row(4, math.nan, "running"),
+        row(5, 5.0, "stopped", "stalled: score 5.00"),
+    ]
+    assert [one.trial_id for one in choose(rows, CONFIG).chosen] == ["id2", "id5"]
+
+
+@pytest.mark.parametrize(("rows", "count"), [([row(1)], 3), ([row(1), row(1)], 3), ([row(1), row(2)], 0), ([], 3)])
+def test_without_a_choice_there_are_no_finalists(rows, count):
+    assert choose(rows, replace(CONFIG, finalists=FinalistsConfig(count=count))) is None
+
+
+def test_each_finalist_is_trained_with_the_same_seeds_none_of_them_the_search_s():
+    finalists = choose([row(1, 1.0), row(2, 2.0)], replace(CONFIG, seed=2**31 - 2))
+    assert finalists.seeds == (2**31 - 1, 0, 1)
+    points = [(point["training.n_critic"], point["seed"]) for point in finalists.points()]
+    assert points == [(number, seed) for seed in finalists.seeds for number in (1, 2)]
+    assert [finalists.origin(point) for point in finalists.points()] == ["id1", "id2"] * 3
+
+
+@pytest.mark.parametrize(("key", "value"), [("count", 1), ("count", -2), ("seeds", 2)])
+def test_finalists_that_could_tell_nothing_are_refused(key, value):
+    with pytest.raises(ValueError, match=f"finalists.{key} is {value}; expected at least"):
+        with_settings(CONFIG, [f"finalists.{key}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "expected"),
+    [
+        ("complete", "", 2.0),
+        ("stopped", "stalled: score 2.00", 2.0),
+        ("stopped", "drifting: mean off by 60", math.inf),
+        ("stopped", "collapsed: diversity 0.1", math.inf),
+        ("stopped", "diverged: non-finite score", math.inf),
+        ("failed", "error", math.inf),
+        ("stopped", "budget: time is up", None),
+        ("running", "", None),
+        ("waiting", "", None),
+    ],
+)
+def test_what_a_training_counts_with(state, reason, expected):
+    found = counted_score(row(1, 2.0, state, reason))
+    assert math.isnan(found) if expected is None else found == expected
+
+
+def verdict(**scores):
+    """The verdict on scores by configuration, one a seed; None did not come to its end."""
+    return compare(
+        (name, seed, row(1, score, "complete" if score else "running"))
+        for name, each in scores.items()
+        for seed, score in enumerate(each, start=1)
+    )
+
+
+def test_the_lowest_median_wins_not_the_lowest_score():
+    found = verdict(lucky=[1.0, 9.0, 8.0], steady=[5.0, 4.0, 6.0])
+    assert found.winner == "steady"
+    assert found.ranked[0].summary == (5.0, 4.0, 6.0)
+    assert found.ranked[1].scores == {1: 1.0, 2: 9.0, 3: 8.0}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "p", "apart"),
+    [
+        # Of the 20 ways to deal six ranks to three seeds each, 2 separate them wholly.
+        ([1, 2, 3], [4, 5, 6], 2 / 20, True),
+        ([1, 2, 4], [3, 5, 6], 4 / 20, False),
+        ([1, 2, 3], [4, math.inf, math.inf], 2 / 20, True),
+        ([1, 2, 3, 4], [5, 6, 7, 8], 2 / 70, True),
+        ([1, 2, 3, 4, 9], [5, 6, 7, 8, 10], 24 / 252, True),
+        ([2, 2, 2], [2, 2, 2], 1.0, False),
+    ],
+)
+def test_winner_and_runner_up_are_told_apart_by_an_exact_permutation_test(one, other, p, apart):
+    found = verdict(one=one, other=other)
+    assert found.p == pytest.approx(p)
+    assert found.told_apart is apart
+    assert ("cannot" in found.sentence) is not apart
+
+
+def test_of_equal_configurations_few_are_told_apart():
+    """At the level of 0.1 one in ten, whatever the scores' distribution."""
+    import numpy as np
+
+    scores = np.random.default_rng(0).lognormal(size=(300, 2, 3))
+    share = np.mean([verdict(one=list(one), other=list(other)).told_apart for one, other in scores])
+    assert share == pytest.approx(0.1, abs=0.05)
+
+
+def test_what_did_not_come_to_its_end_is_left_out():
+    found = verdict(one=[3.0, None, None], other=[2.0, 4.0, 9.0])
+    assert found.winner == "one"
+    assert found.p is None
+    assert "Too few" in found.sentence
+    assert verdict(one=[None], other=[None]) is None
+
+
+def test_the_verdict_is_plain_json_and_a_failed_training_is_null():
+    content = verdict(one=[1.0, 2.0, math.inf], other=[math.inf] * 3).content()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["ranked"][0]["scores"] == {"1": 1.0, "2": 2.0, "3": None}
+    assert content["ranked"][1]["median"] is None
+    assert "failed" in verdict(one=[1.0, 2.0, math.inf], other=[3.0] * 3).lines[0]
+
+
+@pytest.mark.parametrize(
+    ("found", "at_once", "expected_s"),
+    [
+        ([(1.0, 2.0)], 1, 0),  # no choice to make
+        ([(1.0, 2.0), (2.0, 3.0), (9.0, 50.0)], 1, 6 * 12 * 3.0),  # the two best; the slower one counts
+        ([(1.0, 2.0), (2.0, 3.0)], 4, 2 * 12 * 3.0),  # six trainings, four at once
+        ([(1.0, 200.0), (2.0, 3.0)], 1, 3600),  # half of two hours at most
+    ],
+)
+def test_time_is_kept_for_the_finalists(found, at_once, expected_s):
+    assert seconds_needed(found, replace(CONFIG, max_hours=2.0), at_once) == expected_s
+
+
+def test_a_search_of_limited_time_ends_while_its_finalists_have_time(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr("ray.tune.stopper.timeout.time.time", lambda: 1e9 + now_s)
+    deadline = Deadline(replace(CONFIG, max_hours=1.0), at_once=2)
+    for trial_id, score in (("a", 5.0), ("b", math.inf), ("c", 7.0)):
+        assert not deadline(trial_id, {"score": score, "seconds": 10.0})
+    stopped = {}
+    for now_s in (0.0, 3200.0, 3300.0):
+        stopped[now_s] = deadline.stop_all()
+    assert stopped == {0.0: False, 3200.0: False, 3300.0: True}  # three rounds of 12 epochs of 10 s are kept
+
+
+def test_a_restored_list_goes_on_where_it_was(tmp_path):
+    points = [{"seed": seed} for seed in range(4)]
+    before = Listed(points)
+    assert [before.suggest(trial_id) for trial_id in "ab"] == points[:2]
+    before.save(str(tmp_path / "list.json"))
+    after = Listed(points)
+    after.restore(str(tmp_path / "list.json"))
+    after.rebuild([PastTrial("a", {}, [], running=True, failed=False)])
+    assert [after.suggest(trial_id) for trial_id in "cdef"] == [*points[1:], Listed.FINISHED]
+
+
+def test_trainings_are_written_with_the_trial_whose_configuration_they_train(tmp_path):
+    finalists = Finalists((row(1), row(2)), (5, 6))
+    rows = [
+        row(1, 3.0, seed=5),
+        row(2, 9.0, "stopped", "collapsed: diversity 0.1", seed=5),
+        row(1, state="waiting", seed=6),
+    ]
+    finalists.write(rows, tmp_path / "finalists.csv")
+    table = pd.read_csv(tmp_path / "finalists.csv")
+    assert list(table.columns) == ["trial_id", "seed", "score", "state", "stop_reason", "epochs", "seconds"]
+    assert table["trial_id"].tolist() == ["id1", "id2", "id1"]
+    assert table["seed"].tolist() == [5, 5, 6]
+    assert table["score"].tolist()[:2] == [3.0, math.inf]
+    assert math.isnan(table["score"][2])
+
+
+WITH_FINALISTS = [
+    *("--num-samples", "2", "--max-epochs", "2", "--name", "x", "--set", "finalists.count=2"),
+    *("--set", "scheduler.name=none", "--set", "wandb.mode=disabled"),
+]
+
+
+@pytest.fixture(scope="module")
+def interrupted(cluster, prepared, tmp_path_factory):
+    """A search of two trials whose finalists Ctrl-C cut off at their fifth report, and what was resumed."""
+
+    class Interrupt(tune.Callback):
+        reports = 0
+
+        def on_trial_result(self, iteration, trials, trial, result, **info):
+            Interrupt.reports += 1
+            if Interrupt.reports == 5:
+                signal.raise_signal(signal.SIGINT)
+
+    results = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        run_finalists = session.run_finalists
+
+        def with_interrupt(config, data, folder, callbacks, *others):
+            return run_finalists(config, data, folder, [*callbacks, Interrupt()], *others)
+
+        patch.setattr(session, "run_finalists", with_interrupt)
+        folder, text, finished = search(results, prepared, *WITH_FINALISTS)
+    assert not finished
+    assert "--resume" in text
+    assert not (folder / "best").exists()
+    before = pd.read_csv(folder / "finalists.csv", dtype={"trial_id": str})
+    _, resumed, finished = run(plan.make(parse_arguments(["--results", str(results), "--name", "x", "--resume"]), {}))
+    assert finished
+    return folder, before, resumed
+
+
+@pytest.mark.slow
+def test_interrupted_finalists_go_on_and_finished_trainings_stay(interrupted):
+    folder, before, _ = interrupted
+    after = pd.read_csv(folder / "finalists.csv", dtype={"trial_id": str})
+    assert len(after) == 6
+    assert not after.duplicated(["trial_id", "seed"]).any()
+    assert set(after["state"]) == {"complete"}
+    done = before[before["state"] == "complete"]
+    assert 0 < len(done) < 6
+    pd.testing.assert_frame_equal(after.loc[done.index], done, check_dtype=False)
+    epochs = [
+        [json.loads(line)["epoch"] for line in file.read_text().splitlines()]
+        for file in (folder / "finalists").glob("tune/*/result.json")
+    ]
+    assert len(epochs) == 6
+    assert all(set(each) == {1, 2} for each in epochs)
+
+
+@pytest.mark.slow
+def test_the_winner_s_best_training_is_exported_and_the_verdict_told(interrupted):
+    folder, _, text = interrupted
+    metrics = json.loads((folder / "best" / "metrics.json").read_text())
+    trained = pd.read_csv(folder / "finalists.csv", dtype={"trial_id": str})
+    medians = trained.groupby("trial_id")["score"].median()
+    ranked = metrics["finalists"]["ranked"]
+    assert metrics["trial_id"] == medians.idxmin() == ranked[0]["trial_id"]
+    assert all(one["median"] <= other["median"] for one, other in pairwise(ranked))
+    searched = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str}).set_index("trial_id")
+    of_winner = trained[trained["trial_id"] == metrics["trial_id"]].set_index("seed")["score"]
+    of_winner.loc[0] = searched.loc[metrics["trial_id"], "score"]
+    assert metrics["validation"]["score"] == pytest.approx(of_winner.min())
+    assert metrics["seed"] == of_winner.idxmin()
+    assert "seed" not in metrics["parameters"]
+    card = (folder / "best" / "README.md").read_text()
+    for told in (text, card):
+        assert metrics["finalists"]["verdict"] in told

@@ -1,0 +1,49 @@
+"""What a training process uses: its speed, its memory, and how long it waits between epochs."""
+
+import importlib.util
+import resource
+import sys
+import time
+
+import torch
+
+from trainables.gan import Gan
+
+GB = 1e9
+# `getrusage` counts kilobytes, but bytes on a Mac.
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class Usage:
+    """Measures from one report to the next, on one device, from `steps` that a training began with."""
+
+    def __init__(self, device: torch.device, steps: int = 0):
+        self._device, self._steps = device, steps
+        self._since = time.perf_counter()
+
+    def __call__(self, gan: Gan, seconds: float) -> dict[str, float]:
+        """Metrics of the epoch that has just ended, which took so many seconds.
+
+        Returns:
+            `worker/steps_per_s`, of both networks, judging included; `worker/wait_s`, the rest of the time since the
+            last call: saving, reporting, waiting for the search's answer, and before the first epoch the start;
+            `worker/memory_gb`, the process's peak so far, on a GPU its peak there; and `worker/gpu_utilisation`, a
+            share of the time, where NVIDIA's library tells it.
+        """
+        now, steps = time.perf_counter(), gan.critic_steps + gan.generator_steps
+        metrics = {
+            "worker/steps_per_s": (steps - self._steps) / seconds,
+            "worker/wait_s": max(0.0, now - self._since - seconds),
+            "worker/memory_gb": peak_gb(self._device),
+        }
+        self._since, self._steps = now, steps
+        if self._device.type == "cuda" and importlib.util.find_spec("pynvml"):
+            metrics["worker/gpu_utilisation"] = torch.cuda.utilization(self._device) / 100
+        return metrics
+
+
+def peak_gb(device: torch.device) -> float:
+    """Peak memory of this process; on a GPU what its allocator held there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / GB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / GB
