@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: search test clean
+.PHONY: search test test-all clean
 
 search: $(VENV)/.installed  ## the demo search, from nothing to an exported generator
 	$(BIN)/python search/run.py
@@ -12,6 +12,9 @@ test: $(VENV)/.installed-dev  ## linters and all tests
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 --durations=10
+
+test-all: test  ## and what takes minutes more
+	$(BIN)/python -m pytest -m all
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -108,7 +108,8 @@ class ResourcesConfig:
     """What each trial takes; `max_concurrent` 0 means as many trials at once as fit.
 
     The workers of a trial share its CPUs, its GPUs and each of its batches equally. `memory_gb_per_trial` 0 has the
-    search measure it, and with it how many trials share a machine and a GPU (`packing.py`).
+    search measure it, and with it how many trials share a machine and a GPU (`packing.py`). `cost_per_hour` is that of
+    all machines together, busy or not, in any currency; where machines come and go, that of all there may be.
     """
 
     workers_per_trial: int = 1
@@ -116,6 +117,7 @@ class ResourcesConfig:
     gpus_per_trial: float = 0.0
     memory_gb_per_trial: float = 0.0
     max_concurrent: int = 0
+    cost_per_hour: float = 0.0
 
     def __post_init__(self) -> None:
         _at_least("resources.workers_per_trial", self.workers_per_trial, 1)
@@ -127,6 +129,7 @@ class ResourcesConfig:
             )
         _at_least("resources.memory_gb_per_trial", self.memory_gb_per_trial, 0)
         _at_least("resources.max_concurrent", self.max_concurrent, 0)
+        _at_least("resources.cost_per_hour", self.cost_per_hour, 0)
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,10 @@ class WandbConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Everything that determines a search but the data. `max_hours` 0 means no limit.
+    """Everything that determines a search but the data.
 
+    It ends after `num_samples` trials, `max_hours`, what `max_cost` pays for, or the first trial whose score comes down
+    to `target_score`, whatever comes first; 0 means no limit, of score none that is good enough.
     `warm_start` names the result folders of earlier searches on the same data, whose trials the sampler learns from.
     """
 
@@ -161,11 +166,20 @@ class SearchConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
     num_samples: int = 100
     max_hours: float = 0.0
+    max_cost: float = 0.0
+    target_score: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         _at_least("num_samples", self.num_samples, 1)
         _at_least("max_hours", self.max_hours, 0)
+        _at_least("max_cost", self.max_cost, 0)
+        if self.max_cost and not self.resources.cost_per_hour:
+            raise ValueError(
+                f"max_cost is {self.max_cost:g}, but nothing says what an hour costs; add "
+                "--set resources.cost_per_hour=PRICE"
+            )
+        _at_least("target_score", self.target_score, 0)
         _one_of("sampler", self.sampler, SAMPLERS)
         if self.sampler in COMPLETE_ONLY and self.scheduler.name != "none":
             raise ValueError(

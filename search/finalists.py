@@ -1,4 +1,4 @@
-"""The best configurations of a search, to be trained again with other seeds, and the time that is kept for it.
+"""The best configurations of a search, to be trained again with other seeds.
 
 The lowest score of a search is partly luck: one seed, the luckiest of many. So its best configurations are trained
 again, to the last epoch, each with the same few seeds that the search did not use; `verdict.py` says which won.
@@ -6,7 +6,7 @@ again, to the last epoch, each with the same few seeds that the search did not u
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
-from ray.tune.stopper import TimeoutStopper
 
 from data_prep.files import write_json, written_whole
 from search.config import SearchConfig
@@ -24,8 +23,6 @@ from search.verdict import Verdict, compare, counted_score, failed
 from trainables.config import MAX_SEED
 
 SEED = "seed"
-# No more than this share of `max_hours` is kept for the finalists.
-MOST_KEPT = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,41 +76,6 @@ def choose(rows: Sequence[TrialRow], config: SearchConfig) -> Finalists | None:
     chosen = tuple(distinct[: config.finalists.count])
     seeds = tuple((config.seed + number) % MAX_SEED for number in range(1, config.finalists.seeds + 1))
     return Finalists(chosen, seeds) if len(chosen) > 1 else None
-
-
-def seconds_needed(found: Iterable[tuple[float, float]], config: SearchConfig, at_once: int) -> float:
-    """How long the finalists will take: from score and seconds an epoch of each trial so far, and trials at once.
-
-    No more than their share of `max_hours`: if that is too little, some trainings are cut off.
-    """
-    best = sorted(found)[: config.finalists.count]
-    if len(best) < 2:
-        return 0.0
-    rounds = math.ceil(len(best) * config.finalists.seeds / at_once)
-    needed = rounds * config.training.max_epochs * max(seconds for _, seconds in best)
-    return min(needed, config.max_hours * 3600 * MOST_KEPT)
-
-
-class Deadline(TimeoutStopper):
-    """Ends a search of `max_hours` while there is still time for its finalists."""
-
-    def __init__(self, config: SearchConfig, at_once: int):
-        super().__init__(config.max_hours * 3600)
-        self._config, self._at_once = config, at_once
-        self._found: dict[str, tuple[float, float]] = {}
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Take note of a report; no trial is stopped for it alone."""
-        if math.isfinite(result["score"]):
-            before, _ = self._found.get(trial_id, (math.inf, 0.0))
-            self._found[trial_id] = min(before, result["score"]), result["seconds"]
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether the search's share of the time is over."""
-        kept = seconds_needed(self._found.values(), self._config, self._at_once)
-        over: bool = super().stop_all()  # type: ignore[no-untyped-call]
-        return over or self._budget <= kept
 
 
 class Listed(Searcher):

@@ -6,8 +6,8 @@ sampler takes it for a fully trained one. Here every report is told at its epoch
 | a trial that | is told as |
 |---|---|
 | ran to its last epoch | COMPLETE, worth its best epoch |
-| the scheduler stopped, or the end of the search cut off | PRUNED |
-| a rule stopped: diverged, drifting, collapsed, out of memory | PRUNED, a constraint named as the rule violated |
+| the scheduler stopped, that stalled, or the end of the search cut off | PRUNED |
+| broke a rule: diverged, drifting, collapsed, out of memory | PRUNED, a constraint named as the rule violated |
 | failed for another reason: nothing is known of its parameters | FAIL |
 
 What Tune's trials reported is the truth; the study is derived from it, and made anew when a search is resumed.
@@ -29,6 +29,7 @@ from ray.tune.search import Searcher
 
 from search.samplers import distribution
 from search.space import Space
+from search.verdict import HARMLESS
 
 JOURNAL = "optuna.journal"
 TUNE_ID = "tune_trial_id"
@@ -197,6 +198,6 @@ def _value(state: TrialState, scores: Mapping[int, float]) -> float | None:
 
 
 def _violated(result: Mapping[str, Any] | None) -> dict[str, float]:
-    """The rule that stopped a trial, as a constraint that is violated: samplers rank it behind all others."""
-    reason = (result or {}).get("stop_reason", "")
-    return {reason.partition(":")[0]: 1.0} if reason else {}
+    """The rule that a trial broke, as a constraint that is violated: samplers rank it behind all others."""
+    rule = (result or {}).get("stop_reason", "").partition(":")[0]
+    return {rule: 1.0} if rule and rule not in HARMLESS else {}

@@ -120,23 +120,31 @@ def estimate(config: SearchConfig, data: Path) -> Estimate:
     places = torch.cuda.device_count() / resources.gpus_per_trial if gpu else (os.cpu_count() or 1) / cpus
     per_s = ShortTraining(trial, data, cpus, gpu).steps().critic_steps_per_s(trial.training.n_critic)
     batches = PreparedDataset.open(data).count("train") // trial.training.batch_size
-    of_finalists = config.finalists.count * config.finalists.seeds * config.training.max_epochs
-    epochs = config.num_samples * expected_epochs(config.scheduler, config.training.max_epochs) + of_finalists
-    return Estimate(batches / per_s, epochs, max(1, min(int(places), resources.max_concurrent or int(places))))
+    at_once = max(1, min(int(places), resources.max_concurrent or int(places)))
+    return Estimate(batches / per_s, all_epochs(config), at_once)
+
+
+def all_epochs(config: SearchConfig) -> float:
+    """Of all trials and of the finalists, which are trained in full; with fewer than two there are none."""
+    finalists = min(config.finalists.count, config.num_samples)
+    full = finalists * config.finalists.seeds if finalists > 1 else 0
+    max_epochs = config.training.max_epochs
+    return config.num_samples * expected_epochs(config.scheduler, max_epochs) + full * max_epochs
 
 
 def say_how_long(config: SearchConfig, data: Path, console: Console) -> None:
     """Print how long the search would take on this machine, and what that supposes."""
     with console.status("Training for a few steps ..."):
         found = estimate(config, data)
-    hours = found.hours
+    hours, cost_per_hour = found.hours, config.resources.cost_per_hour
+    cost = f", at a cost of {hours * cost_per_hour:.2f}," if cost_per_hour else ""
     duration = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
     average = expected_epochs(config.scheduler, config.training.max_epochs)
     stopping = (
         f", if trials are stopped after {average:.0f} epochs on average" if config.scheduler.name != "none" else ""
     )
     console.print(
-        f"About {duration} with {found.at_once} at once, on this machine{stopping}: an epoch of a typical trial "
+        f"About {duration}{cost} with {found.at_once} at once, on this machine{stopping}: an epoch of a typical trial "
         f"takes {found.epoch_s:.3g} s and its judging some more, which is not counted.",
         highlight=False,
     )

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,9 +21,10 @@ from data_prep.files import sha256, write_json
 from data_prep.prepare import prepare
 from data_prep.record import PrepareSettings
 from search.answers import answers, histories, what_matters
+from search.budget import ended_by, limit_hours, seconds_needed
 from search.config import ResourcesConfig, SearchConfig, resolved
 from search.ending import FINALISTS_FILE, finish, say_how_to_resume
-from search.finalists import choose, seconds_needed
+from search.finalists import choose
 from search.packing import pack
 from search.plan import DEMO_DATA, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
@@ -64,7 +66,8 @@ def run(plan: Plan, console: Console) -> bool:
         try:
             analysis, finished = _search(config, plan, data, console)
             if finished:
-                write_trials(trial_rows(analysis.trials), plan.folder / TRIALS_FILE)
+                rows = trial_rows(analysis.trials, ended_by(config, analysis.trials))
+                write_trials(rows, plan.folder / TRIALS_FILE)
                 _answer(analysis, config, plan.folder, console)
                 trials, verdict = _finalists(analysis.trials, config, plan.folder, data, console, start_s)
                 finish(trials, verdict, config, dataset, plan.folder, console)
@@ -170,8 +173,8 @@ def _create(folder: Path, config: SearchConfig, data: Path) -> None:
 
 
 def _search(config: SearchConfig, plan: Plan, data: Path, console: Console) -> tuple[ExperimentAnalysis, bool]:
-    if config.max_hours and config.finalists.count:
-        console.print(f"Of {config.max_hours:g} hours up to half is kept for the finalists.", highlight=False)
+    if math.isfinite(hours := limit_hours(config)) and config.finalists.count:
+        console.print(f"Of {hours:.3g} hours up to half is kept for the finalists.", highlight=False)
     progress = Progress(console, plan.folder / TRIALS_FILE, config.num_samples, config.training.max_epochs)
     resume = plan.resume and has_state(plan.folder)
 
@@ -193,7 +196,7 @@ def _followed(
         analysis, finished = train([progress, tracking])
         if finished:
             progress.show(analysis.trials)
-            tracking.settle(analysis.trials)
+            tracking.settle(analysis.trials, ended_by(config, analysis.trials))
     return analysis, finished
 
 
@@ -228,7 +231,9 @@ def _finalists(
     def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
         return run_finalists(config, data, below, callbacks, has_state(below), points, limit_s)
 
-    analysis, finished = _followed(config, folder, console, progress, train)
+    # Nothing but time ends these.
+    timed = replace(config, max_cost=0.0, target_score=0.0)
+    analysis, finished = _followed(timed, folder, console, progress, train)
     if not finished:
         raise KeyboardInterrupt
     trained = finalists.rows(analysis.trials)
@@ -241,8 +246,13 @@ def _finalists(
 
 
 def _limit_s(rows: Sequence[TrialRow], config: SearchConfig, start_s: float) -> float:
-    """What is left of `max_hours`, and at least what the search has kept for its finalists; 0 without a limit."""
-    if not config.max_hours:
+    """What is left of the time, and at least what the search has kept for its finalists; 0 without a limit.
+
+    The time of a resumed search is that of its trials too.
+    """
+    at_once, limit_s = expected_at_once(config), 3600 * limit_hours(config)
+    if math.isinf(limit_s):
         return 0.0
-    kept = seconds_needed([(row.score, row.epoch_seconds) for row in rows], config, expected_at_once(config))
-    return max(kept, config.max_hours * 3600 - (time.monotonic() - start_s))
+    kept_s = seconds_needed([(row.score, row.epoch_seconds) for row in rows], config, at_once)
+    taken_s = max(time.monotonic() - start_s, sum(row.seconds for row in rows) / at_once)
+    return max(kept_s, limit_s - taken_s)

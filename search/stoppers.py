@@ -35,19 +35,18 @@ def stop_reason(history: History, config: StoppingConfig) -> str | None:
 
 
 def drifting(history: History, config: StoppingConfig) -> str | None:
-    """A moment stays further from the real one than the bound, and comes no closer; a gap that closes is learning."""
+    """A moment is as far from the real one as ever, beyond the bound, and comes no closer; a gap that closes learns."""
     for moment, gaps in _gaps(history, config).items():
-        recent = _last(gaps, config.patience)
-        if _stuck_above(config.drift_bound, recent):
+        if recent := _stuck_above(config.drift_bound, gaps, config.patience):
             gap = f"{moment} off by {recent[-1].value:.1f} (bound {config.drift_bound:g})"
             return f"drifting: {gap}, not closing over {_span(recent)}"
     return None
 
 
 def collapsed(history: History, config: StoppingConfig) -> str | None:
-    """Generated windows stay closer to each other than the bound allows, and do not spread again."""
-    recent = _last(readings(history, DIVERSITY, config, neg), config.patience)
-    if not _stuck_above(-config.diversity_bound, recent):
+    """Generated windows are as close to each other as ever, closer than the bound allows, and do not spread again."""
+    recent = _stuck_above(-config.diversity_bound, readings(history, DIVERSITY, config, neg), config.patience)
+    if not recent:
         return None
     diversity = f"diversity {-recent[-1].value:.2f} of the real ones' (bound {config.diversity_bound:g})"
     return f"collapsed: {diversity}, not recovering over {_span(recent)}"
@@ -99,8 +98,14 @@ def _last(points: list[Reading], count: int) -> list[Reading]:
     return points[-count:] if 0 < count <= len(points) else []
 
 
-def _stuck_above(bound: float, recent: list[Reading]) -> bool:
-    return bool(recent) and _least(recent) > bound and theil_sen_slope(recent) >= 0
+def _stuck_above(bound: float, points: list[Reading], patience: int) -> list[Reading]:
+    """The last readings, if all are above the bound, do not fall, and none before them was higher; else none.
+
+    What was higher before has fallen since: one that learns slowly may pause for longer than any patience.
+    """
+    recent = _last(points, patience)
+    stuck = recent and _least(recent) > bound and theil_sen_slope(recent) >= 0
+    return recent if stuck and _largest(recent) == _largest(points) else []
 
 
 def _closing(bound: float, recent: list[Reading]) -> bool:
@@ -109,6 +114,10 @@ def _closing(bound: float, recent: list[Reading]) -> bool:
 
 def _least(points: list[Reading]) -> float:
     return min(point.value for point in points)
+
+
+def _largest(points: list[Reading]) -> float:
+    return max(point.value for point in points)
 
 
 def _span(points: list[Reading]) -> str:

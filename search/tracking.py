@@ -21,7 +21,7 @@ from rich.console import Console
 
 from search.config import WandbConfig
 from search.trial_log import LOG, TrialLog
-from search.trials import trial_number, trial_rows
+from search.trials import OUT_OF_TIME, trial_number, trial_rows
 from search.wandb_runs import Mode, is_complete, write_runs
 
 # How long the end of a search waits for W&B from one sign of progress to the next.
@@ -86,10 +86,10 @@ class Tracking(Callback):
         if self._writer:
             self._tell(self._writer.news())
 
-    def settle(self, trials: Sequence[Trial]) -> None:
-        """Log how trials ended; Tune does not tell of those that it cuts off with the search."""
+    def settle(self, trials: Sequence[Trial], cut_off: str = OUT_OF_TIME) -> None:
+        """Log how trials ended; Tune does not tell of those that it cuts off with the search, for the given reason."""
         for trial in trials:
-            (row,) = trial_rows([trial])
+            (row,) = trial_rows([trial], cut_off)
             if row.ended and row.trial_id not in self._ended:
                 self._ended.add(row.trial_id)
                 ending = {"state": row.state, "stop_reason": row.stop_reason}

@@ -28,8 +28,14 @@ class TrialLog:
                 self._file.write(b"\n")
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line."""
-        self._file.write(json.dumps(line, default=float).encode() + b"\n")
+        """Append a line.
+
+        Raises:
+            OSError: if the disk is full; a part of the line may be in the log, ended when that is next opened.
+        """
+        rest = json.dumps(line, default=float).encode() + b"\n"
+        while rest:  # a disk that is about to be full takes a part and says nothing
+            rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
         """Close the file."""

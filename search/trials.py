@@ -11,6 +11,7 @@ from ray.tune.experiment import Trial
 
 from data_prep.files import written_whole
 
+OUT_OF_TIME = "budget: time is up"
 COLUMNS = ("trial_id", "state", "stop_reason", "epochs", "samples", "score", "seconds")
 
 
@@ -38,9 +39,9 @@ class TrialRow:
         return self.state in ("complete", "stopped", "failed")
 
 
-def trial_rows(trials: Sequence[Trial]) -> list[TrialRow]:
-    """A row for each of Tune's trials, in the order of their creation."""
-    return [_row(trial) for trial in sorted(trials, key=trial_number)]
+def trial_rows(trials: Sequence[Trial], cut_off: str = OUT_OF_TIME) -> list[TrialRow]:
+    """A row for each of Tune's trials, in the order of their creation; `cut_off` is why a search ended before them."""
+    return [_row(trial, cut_off) for trial in sorted(trials, key=trial_number)]
 
 
 def trial_number(trial: Trial) -> int:
@@ -48,9 +49,9 @@ def trial_number(trial: Trial) -> int:
     return int(trial.experiment_tag.partition("_")[0])
 
 
-def _row(trial: Trial) -> TrialRow:
+def _row(trial: Trial, cut_off: str) -> TrialRow:
     last = trial.last_result or {}
-    state, reason = _state(trial.status, last)
+    state, reason = _state(trial.status, last, cut_off)
     return TrialRow(
         trial_id=trial.trial_id,
         name=trial.trial_id,
@@ -65,7 +66,7 @@ def _row(trial: Trial) -> TrialRow:
     )
 
 
-def _state(status: str, last: dict[str, Any]) -> tuple[str, str]:
+def _state(status: str, last: dict[str, Any], cut_off: str) -> tuple[str, str]:
     """State and stop reason from Tune's status and the last result."""
     if status == Trial.ERROR:
         return "failed", "error"
@@ -76,7 +77,7 @@ def _state(status: str, last: dict[str, Any]) -> tuple[str, str]:
     if last.get("last_epoch"):
         return "complete", ""
     # Tune marks the last result of a trial that its scheduler stops, not of one cut off with the whole search.
-    return "stopped", "scheduler: others did better" if last.get("done") else "budget: time is up"
+    return "stopped", "scheduler: others did better" if last.get("done") else cut_off
 
 
 def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:

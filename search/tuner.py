@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Read by Ray when it is imported: no usage reports, no table of Tune's own, no loggers beside those named below.
+# Read by Ray when it is imported: no usage reports, no table of Tune's own, no loggers beside those named below, no
+# tracebacks of trials that fail while the search itself ends by an error.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 import ray
 from ray import tune
@@ -20,8 +22,9 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.stopper import Stopper, TimeoutStopper
 
+from search.budget import Budget
 from search.config import ResourcesConfig, SearchConfig
-from search.finalists import Deadline, Listed
+from search.finalists import Listed
 from search.internals import ForgetMetrics
 from search.optuna_search import JOURNAL, OptunaSearch, PastTrial, earlier_trials, open_storage
 from search.samplers import make_sampler
@@ -125,13 +128,14 @@ class _SharedBatches(OptunaSearch):
 
 
 class _Restored(tune.Callback):
-    """Before the first step of a restored search, tells searcher and scheduler what its trials have reported.
+    """Before the first step of a restored search, tells searcher, scheduler and budget what its trials have reported.
 
     Tune's records of its trials are the truth. They hold the last report alone; the others are in the search's log.
     """
 
-    def __init__(self, searcher: OptunaSearch | Listed, scheduler: TrialScheduler, folder: Path):
-        self._searcher, self._scheduler, self._folder, self._told = searcher, scheduler, folder, False
+    def __init__(self, searcher: OptunaSearch | Listed, scheduler: TrialScheduler, limit: Stopper | None, folder: Path):
+        self._searcher, self._scheduler, self._limit, self._folder = searcher, scheduler, limit, folder
+        self._told = False
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Tune calls this before each of its steps."""
@@ -141,6 +145,8 @@ class _Restored(tune.Callback):
         logged = reports_by_trial(self._folder)
         past = [_past(trial, logged.get(trial.trial_id, [])) for trial in sorted(trials, key=trial_number)]
         self._searcher.rebuild(past)
+        if isinstance(self._limit, Budget):
+            self._limit.replay(past)
         for trial in trials:
             _show_folders(trial)
             if isinstance(self._scheduler, Asha):
@@ -188,7 +194,7 @@ def run_search(
     searcher = _SharedBatches(workers, space, sampler, storage, folder.name, config.baselines, earlier)
     windows = PreparedDataset.open(dataset).count("train")
     scheduler = make_scheduler(config.scheduler, max_epochs, windows, config.seed)
-    limit = Deadline(config, expected_at_once(config)) if config.max_hours else None
+    limit = Budget(config, expected_at_once(config))
     analysis, finished = _run(
         config, dataset, folder, callbacks, resume, searcher, scheduler, config.num_samples, limit
     )
@@ -226,7 +232,7 @@ def _run(
     limit: Stopper | None,
 ) -> tuple[ExperimentAnalysis, bool]:
     results = JsonLoggerCallback()
-    restored = [_Restored(searcher, scheduler, folder)] if resume else []
+    restored = [_Restored(searcher, scheduler, limit, folder)] if resume else []
     handler = signal.getsignal(signal.SIGINT)
     analysis = tune.run(
         _trainable(config, dataset, folder / EXPERIMENT),

@@ -5,6 +5,7 @@ line on: what was cut off in a kill, whole anew; what the service holds already,
 """
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -47,6 +48,7 @@ def write_runs(folder: Path, mode: Mode, link: Connection) -> None:
     of progress. Troubles with the service are answered by starting again offline, from the log's first line.
     """
     os.nice(NICENESS)
+    logging.raiseExceptions = False  # W&B's own log may find the disk full, which is told in one line
     os.environ["WANDB_SILENT"] = "true"
     torch.set_num_threads(1)
     try:

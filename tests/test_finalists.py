@@ -1,4 +1,4 @@
-"""Which configurations are trained again, what their trainings say, and the time that is kept for them."""
+"""Which configurations are trained again, and what their trainings say."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from ray import tune
 
 from search import plan, session
 from search.config import FinalistsConfig, preset, with_settings
-from search.finalists import Deadline, Finalists, Listed, choose, seconds_needed
+from search.finalists import Finalists, Listed, choose
 from search.optuna_search import PastTrial
 from search.run import parse_arguments
 from search.trials import TrialRow
@@ -143,31 +143,6 @@ def test_the_verdict_is_plain_json_and_a_failed_training_is_null():
     assert content["ranked"][0]["scores"] == {"1": 1.0, "2": 2.0, "3": None}
     assert content["ranked"][1]["median"] is None
     assert "failed" in verdict(one=[1.0, 2.0, math.inf], other=[3.0] * 3).lines[0]
-
-
-@pytest.mark.parametrize(
-    ("found", "at_once", "expected_s"),
-    [
-        ([(1.0, 2.0)], 1, 0),  # no choice to make
-        ([(1.0, 2.0), (2.0, 3.0), (9.0, 50.0)], 1, 6 * 12 * 3.0),  # the two best; the slower one counts
-        ([(1.0, 2.0), (2.0, 3.0)], 4, 2 * 12 * 3.0),  # six trainings, four at once
-        ([(1.0, 200.0), (2.0, 3.0)], 1, 3600),  # half of two hours at most
-    ],
-)
-def test_time_is_kept_for_the_finalists(found, at_once, expected_s):
-    assert seconds_needed(found, replace(CONFIG, max_hours=2.0), at_once) == expected_s
-
-
-def test_a_search_of_limited_time_ends_while_its_finalists_have_time(monkeypatch):
-    now_s = 0.0
-    monkeypatch.setattr("ray.tune.stopper.timeout.time.time", lambda: 1e9 + now_s)
-    deadline = Deadline(replace(CONFIG, max_hours=1.0), at_once=2)
-    for trial_id, score in (("a", 5.0), ("b", math.inf), ("c", 7.0)):
-        assert not deadline(trial_id, {"score": score, "seconds": 10.0})
-    stopped = {}
-    for now_s in (0.0, 3200.0, 3300.0):
-        stopped[now_s] = deadline.stop_all()
-    assert stopped == {0.0: False, 3200.0: False, 3300.0: True}  # three rounds of 12 epochs of 10 s are kept
 
 
 def test_a_restored_list_goes_on_where_it_was(tmp_path):

@@ -126,12 +126,18 @@ def test_a_second_ending_of_the_same_trial_changes_nothing(tmp_path):
     assert study(tmp_path).trials[0].intermediate_values == {3: 5.0}
 
 
-def test_a_stopped_trial_violates_a_constraint_named_as_the_rule(tmp_path):
+def test_a_trial_that_broke_a_rule_violates_a_constraint_of_its_name(tmp_path):
     search = searcher(tmp_path)
-    for name, reason in (("a", "drifting: minimum off by 60"), ("b", ""), ("c", "out of memory: 9 GB")):
+    reasons = {"a": "drifting: minimum off by 60", "b": "", "c": "out of memory: 9 GB", "d": "stalled: score 2.00"}
+    for name, reason in reasons.items():
         search.suggest(name)
         search.on_trial_complete(name, result(2.0, 4, stop_reason=reason))
-    assert [trial.constraints for trial in study(tmp_path).trials] == [{"drifting": 1.0}, {}, {"out of memory": 1.0}]
+    assert [trial.constraints for trial in study(tmp_path).trials] == [
+        {"drifting": 1.0},
+        {},
+        {"out of memory": 1.0},
+        {},
+    ]
 
 
 def test_a_study_made_anew_of_what_trials_reported_is_the_one_there_was(tmp_path):

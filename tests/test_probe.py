@@ -10,7 +10,7 @@ from rich.console import Console
 from search import packing
 from search.config import ResourcesConfig, SchedulerConfig, SearchConfig, preset, with_settings
 from search.packing import Taken, pack, packed_on, sharing, threads, why_waiting
-from search.probe import Estimate, ShortTraining, Steps, expected_epochs, largest, say_how_long, typical
+from search.probe import Estimate, ShortTraining, Steps, all_epochs, expected_epochs, largest, say_how_long, typical
 from trainables.config import with_values
 
 
@@ -151,6 +151,15 @@ def tiny(trial_config):
     return SearchConfig(trial_config.model, trial_config.training, trial_config.evaluation)
 
 
+@pytest.mark.parametrize(
+    ("count", "num_samples", "epochs"),
+    [(3, 20, 20 * 9 + 9 * 9), (3, 2, 2 * 9 + 6 * 9), (3, 1, 9), (0, 20, 20 * 9)],
+)
+def test_finalists_are_trained_in_full(count, num_samples, epochs):
+    values = {"finalists.count": count, "num_samples": num_samples, "training.max_epochs": 9, "scheduler.name": "none"}
+    assert all_epochs(with_values(preset("demo"), values)) == epochs
+
+
 def test_how_long_a_search_would_take_is_said_with_what_it_supposes(trial_config, prepared, monkeypatch):
     monkeypatch.setattr("search.probe.PROBE_S", 0.1)
     monkeypatch.setattr("os.cpu_count", lambda: 6)
@@ -158,6 +167,14 @@ def test_how_long_a_search_would_take_is_said_with_what_it_supposes(trial_config
     say_how_long(config, prepared, Console(file=stream, soft_wrap=True))
     assert stream.getvalue().startswith("About ")
     assert "with 3 at once, on this machine, if trials are stopped after 2 epochs" in stream.getvalue()
+    assert "cost" not in stream.getvalue()
+
+
+def test_what_a_search_would_cost_is_said_if_an_hour_has_a_price(trial_config, prepared, monkeypatch):
+    monkeypatch.setattr("search.probe.estimate", lambda *_: Estimate(epoch_s=36.0, epochs=1000.0, at_once=4))
+    config, stream = with_values(tiny(trial_config), {"resources.cost_per_hour": 4.5}), io.StringIO()
+    say_how_long(config, prepared, Console(file=stream, soft_wrap=True))
+    assert stream.getvalue().startswith("About 2.5 hours, at a cost of 11.25, with 4 at once")
 
 
 class Thirsty:

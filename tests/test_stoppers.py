@@ -49,8 +49,8 @@ def stopped(reports, config, every=1):
     ("gaps", "stops"),
     [
         ([9, 9, 9, 9], True),  # far off, and staying there
-        ([0, 9, 6, 7, 8], True),  # far off, and going away
-        ([-9, -9, -6, -7, -8], True),  # the sign does not matter
+        ([0, 6, 7, 8, 9], True),  # far off, and going away
+        ([-9, -6, -7, -8, -9], True),  # the sign does not matter
         ([9, 6, -7, 8], True),
         ([20, 16, 12, 9, 7], False),  # far off, but closing: learning
         ([20, 16, 12, 12.5, 7], False),
@@ -58,6 +58,10 @@ def stopped(reports, config, every=1):
         ([9, 9, 4, 9, 9], False),  # one of the last three within the bound
         ([9, 9, 5, 9, 9], False),  # or at the bound
         ([9, 4, 9, 9, 9], True),
+        ([0, 40, 20, 9, 9, 9], False),  # has come closer, and pauses
+        ([0, 40, 20, 9, 10, 9, 11, 10], False),  # for longer than the patience
+        ([0, 12, 9, 10, 12, 11, 12], True),  # has come closer, and is as far again
+        ([0, 12, 9, 15, 20, 30, 50], True),
         ([1, 1, 1, 1, 1], False),  # near
         ([9, 9, 9], False),  # only two reports past the grace
         ([9], False),
@@ -83,6 +87,8 @@ def test_decisions_on_drift(gaps, stops):
         ([0.1, 0.05, 0.1, 0.15], False),  # recovering
         ([0.1, 0.1, 0.1, 0.2], False),  # at the bound
         ([0.1, 0.1, 0.3, 0.1], False),
+        ([0.0, 0.01, 0.05, 0.11, 0.11, 0.11], False),  # has recovered some, and pauses
+        ([0.0, 0.05, 0.15, 0.06, 0.05, 0.04], True),  # has recovered some, and lost it again
         ([0.9, 0.9, 0.9, 0.9], False),
         ([0.1, 0.1, 0.1], False),  # only two reports past the grace
         ([0.1, 0.1, NAN, 0.1], False),
@@ -294,6 +300,22 @@ def test_a_closing_gap_is_never_a_drift_under_noise_of_three_times_what_it_close
     gaps = [closing * (100 - i + shift) for i, shift in enumerate(noise)]
     config = replace(ITACA, drift_bound=0.0, stall_patience=0, grace_epochs=0, grace_generator_steps=0)
     assert stopped(history([*gaps], steps=25), config) == (None, math.inf)
+
+
+# Two of `tests/bench/live_runs.py`, every 60 generator steps.
+PAUSES = {
+    "16 times too loud, minimum": [263, 189, 148, 111, 84, 70, 65, 64, 61, 62, 69, 72, 74, 62, 45, 32, 21, 14, 8, 4],
+    "16 times too loud, maximum": [246, 166, 120, 91, 64, 49, 45, 52, 65, 76, 76, 69, 58, 49, 36, 23, 14, 5, 0, 3],
+    "20 times too loud, minimum": [266, 171, 118, 98, 98, 63, 77, 93, 83, 75, 66, 55, 44, 37, 36, 32, 30, 28, 29, 32],
+    "20 times too loud, maximum": [240, 142, 87, 76, 87, 125, 119, 83, 58, 38, 24, 22, 28, 28, 25, 26, 24, 18, 15, 13],
+}
+
+
+@pytest.mark.parametrize("gaps", PAUSES.values(), ids=PAUSES.keys())
+def test_a_slow_learner_that_pauses_far_off_is_stopped_only_if_it_goes_away(gaps):
+    assert stopped(history(gaps, steps=60), DEMO) == (None, math.inf)
+    gone_away = [*gaps[:6], *(gaps[5] * 1.3**i for i in range(1, 14))]
+    assert stopped(history(gone_away, steps=60), DEMO)[0] == "drifting"
 
 
 def recorded():

@@ -15,7 +15,8 @@ from data_prep.files import write_json
 from search import tracking, wandb_runs
 from search.config import WandbConfig, preset, resolved
 from search.tracking import Tracking, resolved_mode
-from search.wandb_runs import LOG, Driver, Runs, is_complete, make_runs, write_runs
+from search.trial_log import LOG, TrialLog, reports_by_trial
+from search.wandb_runs import Driver, Runs, is_complete, make_runs, write_runs
 from tests.wandb_fakes import BLOCK, Offline, running_service
 from trainables.checkpoint import FILE, save_checkpoint
 
@@ -147,7 +148,7 @@ def test_a_line_cut_off_by_a_kill_is_passed_over(folder):
     write_log(folder, starts(), *reports(1, 3))
     with (folder / LOG).open("a") as log:
         log.write('{"trial": "a", "rep')
-    tracking._open_log(folder / LOG).close()
+    TrialLog(folder).close()
     follow(folder, *reports(4, 5), ends())
     assert offline(folder).steps == [1, 2, 3, 4, 5]
 
@@ -296,12 +297,13 @@ def end_trial(follower, trial):
     follower.on_step_end(0, [trial])
 
 
-def test_disabled_it_does_nothing(folder):
+def test_disabled_it_writes_the_log_alone(folder):
     follower = Tracking(WandbConfig(mode="disabled"), folder, Console(file=io.StringIO()))
     run_trial(follower, trial := tune_trial(folder), range(1, 3))
     end_trial(follower, trial)
     follower.close()
-    assert [file.name for file in folder.iterdir()] == ["search.json"]
+    assert {file.name for file in folder.iterdir()} == {"search.json", LOG}
+    assert [report["epoch"] for report in reports_by_trial(folder)[trial.trial_id]] == [1, 2]
 
 
 def test_a_trial_that_ended_just_before_a_kill_is_told_of_when_the_search_is_restored(folder, monkeypatch):

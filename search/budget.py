@@ -1,0 +1,89 @@
+"""What ends a whole search before its last trial: its time, its cost, or a score that is good enough.
+
+Cost is time: the machines of a search are paid by the hour, busy or not.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.stopper import TimeoutStopper
+
+from search.config import SearchConfig
+from search.optuna_search import PastTrial
+from search.trials import OUT_OF_TIME, best_row, trial_rows
+
+OUT_OF_MONEY, GOOD_ENOUGH = "budget: cost is used up", "budget: target score reached"
+# No more than this share of the time is kept for the finalists.
+MOST_KEPT = 0.5
+
+
+def limit_hours(config: SearchConfig) -> float:
+    """What the search may take, `max_hours` or what `max_cost` pays for; infinite without either."""
+    return min(config.max_hours or math.inf, _paid_hours(config))
+
+
+def _paid_hours(config: SearchConfig) -> float:
+    return config.max_cost / config.resources.cost_per_hour if config.max_cost else math.inf
+
+
+def seconds_needed(found: Iterable[tuple[float, float]], config: SearchConfig, at_once: int) -> float:
+    """How long the finalists will take: from score and seconds an epoch of each trial so far, and trials at once.
+
+    No more than their share of the time there is: if that is too little, some trainings are cut off.
+    """
+    best = sorted(found)[: config.finalists.count]
+    if len(best) < 2:
+        return 0.0
+    rounds = math.ceil(len(best) * config.finalists.seeds / at_once)
+    needed = rounds * config.training.max_epochs * max(seconds for _, seconds in best)
+    return min(needed, limit_hours(config) * 3600 * MOST_KEPT)
+
+
+class Budget(TimeoutStopper):
+    """Ends a search at its target score, or while there is still time, or money, for its finalists.
+
+    A trial that has come to the target has to be heard of again, by another report or its end: Tune, which stops a
+    search at once, saves the checkpoint only after the report.
+    """
+
+    def __init__(self, config: SearchConfig, at_once: int):
+        super().__init__(limit_hours(config) * 3600)
+        self._config, self._at_once = config, at_once
+        self._reached = False
+        # Of each trial the lowest score and the seconds of its last epoch.
+        self._found: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Take note of a report; no trial is stopped for it alone."""
+        before, _ = self._found.get(trial_id, (math.inf, 0.0))
+        self._reached |= before <= self._config.target_score
+        if math.isfinite(result.get("score", math.nan)):
+            self._found[trial_id] = min(before, result["score"]), result["seconds"]
+        return False
+
+    def replay(self, past: Sequence[PastTrial]) -> None:
+        """Take note of what a restored search had reported, and of the time that its trials had taken."""
+        for trial in past:
+            for report in [*trial.reports, *([] if trial.running else trial.reports[-1:])]:
+                self(trial.trial_id, dict(report))
+        taken_s = sum(trial.reports[-1]["time_total_s"] for trial in past if trial.reports)
+        self._budget -= taken_s / self._at_once
+
+    def stop_all(self) -> bool:
+        """Whether the search's share of the time is over, or its target reached."""
+        over: bool = super().stop_all()  # type: ignore[no-untyped-call]
+        if over or self._reached:
+            return True
+        # Tune asks at each of its steps: without a limit nothing is reckoned.
+        limited = math.isfinite(self._budget)
+        return limited and self._budget <= seconds_needed(self._found.values(), self._config, self._at_once)
+
+
+def ended_by(config: SearchConfig, trials: Sequence[Trial]) -> str:
+    """The stop reason of trials that were cut off with the search."""
+    best = best_row(trial_rows(trials))
+    if best and best.score <= config.target_score:
+        return GOOD_ENOUGH
+    return OUT_OF_MONEY if _paid_hours(config) < (config.max_hours or math.inf) else OUT_OF_TIME
