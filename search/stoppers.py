@@ -17,6 +17,8 @@ from search.config import StoppingConfig
 
 DRIFT = "drift/"
 DIVERSITY = "gate/diversity"
+# A gap has closed, whatever it does of late, while it is below this share of the largest one before.
+CLOSED = 0.8
 
 History = Sequence[Mapping[str, Any]]
 
@@ -35,18 +37,19 @@ def stop_reason(history: History, config: StoppingConfig) -> str | None:
 
 
 def drifting(history: History, config: StoppingConfig) -> str | None:
-    """A moment is as far from the real one as ever, beyond the bound, and comes no closer; a gap that closes learns."""
+    """A moment stays further from the real one than the bound, and comes no closer; a gap that closes is learning."""
     for moment, gaps in _gaps(history, config).items():
-        if recent := _stuck_above(config.drift_bound, gaps, config.patience):
+        recent = _last(gaps, config.patience)
+        if _stuck_above(config.drift_bound, recent) and not _has_closed(gaps, recent):
             gap = f"{moment} off by {recent[-1].value:.1f} (bound {config.drift_bound:g})"
             return f"drifting: {gap}, not closing over {_span(recent)}"
     return None
 
 
 def collapsed(history: History, config: StoppingConfig) -> str | None:
-    """Generated windows are as close to each other as ever, closer than the bound allows, and do not spread again."""
-    recent = _stuck_above(-config.diversity_bound, readings(history, DIVERSITY, config, neg), config.patience)
-    if not recent:
+    """Generated windows stay closer to each other than the bound allows, and do not spread again."""
+    recent = _last(readings(history, DIVERSITY, config, neg), config.patience)
+    if not _stuck_above(-config.diversity_bound, recent):
         return None
     diversity = f"diversity {-recent[-1].value:.2f} of the real ones' (bound {config.diversity_bound:g})"
     return f"collapsed: {diversity}, not recovering over {_span(recent)}"
@@ -98,14 +101,14 @@ def _last(points: list[Reading], count: int) -> list[Reading]:
     return points[-count:] if 0 < count <= len(points) else []
 
 
-def _stuck_above(bound: float, points: list[Reading], patience: int) -> list[Reading]:
-    """The last readings, if all are above the bound, do not fall, and none before them was higher; else none.
+def _stuck_above(bound: float, recent: list[Reading]) -> bool:
+    return bool(recent) and _least(recent) > bound and theil_sen_slope(recent) >= 0
 
-    What was higher before has fallen since: one that learns slowly may pause for longer than any patience.
-    """
-    recent = _last(points, patience)
-    stuck = recent and _least(recent) > bound and theil_sen_slope(recent) >= 0
-    return recent if stuck and _largest(recent) == _largest(points) else []
+
+def _has_closed(gaps: list[Reading], recent: list[Reading]) -> bool:
+    """Whether the recent gaps are well below an earlier one: slow learning may pause for longer than any patience."""
+    before = [gap.value for gap in gaps[: -len(recent)]]
+    return median(gap.value for gap in recent) < CLOSED * max(before, default=0.0)
 
 
 def _closing(bound: float, recent: list[Reading]) -> bool:
@@ -114,10 +117,6 @@ def _closing(bound: float, recent: list[Reading]) -> bool:
 
 def _least(points: list[Reading]) -> float:
     return min(point.value for point in points)
-
-
-def _largest(points: list[Reading]) -> float:
-    return max(point.value for point in points)
 
 
 def _span(points: list[Reading]) -> str:

@@ -6,7 +6,7 @@ from statistics import median
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.config import StoppingConfig, preset
@@ -49,8 +49,8 @@ def stopped(reports, config, every=1):
     ("gaps", "stops"),
     [
         ([9, 9, 9, 9], True),  # far off, and staying there
-        ([0, 6, 7, 8, 9], True),  # far off, and going away
-        ([-9, -6, -7, -8, -9], True),  # the sign does not matter
+        ([0, 9, 7, 8, 9], True),  # far off, and going away
+        ([-9, -9, -7, -8, -9], True),  # the sign does not matter
         ([9, 6, -7, 8], True),
         ([20, 16, 12, 9, 7], False),  # far off, but closing: learning
         ([20, 16, 12, 12.5, 7], False),
@@ -60,6 +60,8 @@ def stopped(reports, config, every=1):
         ([9, 4, 9, 9, 9], True),
         ([0, 40, 20, 9, 9, 9], False),  # has come closer, and pauses
         ([0, 40, 20, 9, 10, 9, 11, 10], False),  # for longer than the patience
+        ([0, 10, 7.5, 7.6, 7.7], False),
+        ([0, 10, 8.5, 8.6, 8.7], True),  # hardly closer
         ([0, 12, 9, 10, 12, 11, 12], True),  # has come closer, and is as far again
         ([0, 12, 9, 15, 20, 30, 50], True),
         ([1, 1, 1, 1, 1], False),  # near
@@ -87,7 +89,7 @@ def test_decisions_on_drift(gaps, stops):
         ([0.1, 0.05, 0.1, 0.15], False),  # recovering
         ([0.1, 0.1, 0.1, 0.2], False),  # at the bound
         ([0.1, 0.1, 0.3, 0.1], False),
-        ([0.0, 0.01, 0.05, 0.11, 0.11, 0.11], False),  # has recovered some, and pauses
+        ([0.0, 0.01, 0.05, 0.11, 0.11, 0.11], True),  # has recovered some, but not enough
         ([0.0, 0.05, 0.15, 0.06, 0.05, 0.04], True),  # has recovered some, and lost it again
         ([0.9, 0.9, 0.9, 0.9], False),
         ([0.1, 0.1, 0.1], False),  # only two reports past the grace
@@ -269,6 +271,7 @@ VALUES = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.data(), st.lists(VALUES, max_size=12), st.sampled_from([2, 5, 10]))
 def test_reporting_more_often_changes_no_decision(data, values, times):
     """Whatever the reports between say."""
@@ -281,6 +284,7 @@ def test_reporting_more_often_changes_no_decision(data, values, times):
     assert stopped(often[::times], config) == stopped(often, config)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(VALUES, st.booleans()), max_size=20))
 def test_reports_without_finite_values_change_no_decision(rows):
     reports = [
@@ -291,6 +295,7 @@ def test_reports_without_finite_values_change_no_decision(rows):
     assert stop_reason(reports, CONFIG) == stop_reason(told, CONFIG)
 
 
+@settings(deadline=None)
 @given(
     st.floats(0.01, 10),
     st.lists(st.floats(-2.99, 2.99), min_size=ITACA.patience, max_size=60),
@@ -332,11 +337,11 @@ def recorded():
 @pytest.mark.parametrize("config", [DEMO, replace(DEMO, interval_generator_steps=30, patience=8, stall_patience=8)])
 def test_recorded_trainings_whose_score_got_better_after_the_grace_are_never_stopped(config):
     healthy = 0
-    for settings, reports in recorded():
+    for tried, reports in recorded():
         scores = [reading.value for reading in readings(reports, "score", replace(config, interval_generator_steps=1))]
         if median(scores[-3:]) < median(scores[:3]):
             healthy += 1
-            assert stopped(reports, config) == (None, math.inf), settings
+            assert stopped(reports, config) == (None, math.inf), tried
     assert healthy >= 12
 
 
