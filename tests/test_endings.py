@@ -14,7 +14,7 @@ from ray.tune import ExperimentAnalysis
 
 from search import session, tuner
 from tests.made_up import report, send
-from tests.test_search import search, study, with_callback
+from tests.test_search import Interrupt, search, study, with_callback
 from tests.wandb_fakes import Offline
 
 pytestmark = pytest.mark.slow
@@ -156,16 +156,6 @@ def test_each_ending_is_told_alike_everywhere(ended, number):
 
 
 def test_ctrl_c_leaves_a_trial_to_go_on_with(cluster, prepared, tmp_path, monkeypatch):
-    class Interrupt(tune.Callback):
-        """Presses Ctrl-C at the third report."""
-
-        seen = 0
-
-        def on_trial_result(self, iteration, trials, trial, result, **info):
-            Interrupt.seen += 1
-            if Interrupt.seen == 3:
-                signal.raise_signal(signal.SIGINT)
-
     with_callback(monkeypatch, Interrupt())
     folder, text, finished = planted_search(tmp_path, prepared, run_for_ever, "--set", "stopping.stall_patience=0")
     assert not finished

@@ -106,5 +106,7 @@ def test_other_code_measures_for_itself(folder, monkeypatch):
 
 
 def test_the_dataset_is_sound_with_what_is_kept_in_it(folder, trial_config):
+    before = open_dataset(folder).manifest
     new_judge(folder, trial_config)
-    open_dataset(folder)
+    assert kept_files(folder)
+    assert open_dataset(folder).manifest == before

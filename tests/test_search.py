@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import signal
 
 import numpy as np
 import optuna
@@ -451,6 +452,18 @@ def test_when_every_trial_fails_the_reason_is_told(cluster, prepared, tmp_path, 
         search(tmp_path, prepared, "--set", "training.batch_size=40", "--num-samples", "1", "--name", "x")
 
 
+class Interrupt(tune.Callback):
+    """Presses Ctrl-C, as Tune sees it, once three epochs have been reported."""
+
+    def __init__(self):
+        self._seen = 0
+
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        self._seen += 1
+        if self._seen == 3:
+            signal.raise_signal(signal.SIGINT)
+
+
 def with_callback(monkeypatch, callback):
     """Have the searches of this test call one more callback of Tune's."""
     run_search = session.run_search
@@ -500,18 +513,6 @@ def test_when_every_trial_diverges_there_is_nothing_to_export(cluster, prepared,
 
 
 def test_a_search_can_be_interrupted_and_resumed(cluster, prepared, tmp_path, monkeypatch):
-    class Interrupt(tune.Callback):
-        """Presses Ctrl-C, as Tune sees it, once three epochs have been reported."""
-
-        seen = 0
-
-        def on_trial_result(self, iteration, trials, trial, result, **info):
-            import signal
-
-            Interrupt.seen += 1
-            if Interrupt.seen == 3:
-                signal.raise_signal(signal.SIGINT)
-
     with_callback(monkeypatch, Interrupt())
     arguments = ["--num-samples", "3", "--max-epochs", "4", "--name", "x", "--set", "scheduler.name=none"]
     folder, text, finished = search(tmp_path, prepared, *arguments)
