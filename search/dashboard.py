@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import wandb
 
 from data_prep.command import Parser, run_command
-from search.config import SearchConfig, preset, read_config
+from search.config import SearchConfig, read_config
 from search.plan import PROJECT, SEARCH_FILE
+from search.presets import preset
 from search.space import Range
 
 if TYPE_CHECKING:

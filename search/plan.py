@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from search.config import SearchConfig, parse, preset, read_config, with_settings
+from search.config import SearchConfig, parse, read_config, with_settings
+from search.presets import preset
 from search.space import shown
 from trainables.config import flat, with_values
 

@@ -9,8 +9,9 @@ from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 
 from search.budget import Budget, ended_by, limit_hours, seconds_needed
-from search.config import preset, with_settings
+from search.config import with_settings
 from search.optuna_search import PastTrial
+from search.presets import preset
 from tests.test_progress import trial
 from tests.test_search import search, study
 

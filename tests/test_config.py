@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from search import plan
-from search.config import PRESETS, SearchConfig, preset, read_config, with_settings
+from search.config import SearchConfig, read_config, with_settings
+from search.presets import PRESETS, preset
 from search.run import parse_arguments
 from search.space import Choices, Range, domain_from_json, shown
 from trainables.config import ModelConfig, TrainingConfig, TrialConfig, flat, from_dict, with_values

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from search import dashboard, wandb_runs
-from search.config import preset
 from search.dashboard import workspace
+from search.presets import preset
 from search.tracking import metrics_of
 from trainables.batches import PreparedDataset
 from trainables.training import train

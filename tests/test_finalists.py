@@ -11,9 +11,10 @@ import pytest
 from ray import tune
 
 from search import plan, session
-from search.config import FinalistsConfig, preset, with_settings
+from search.config import FinalistsConfig, with_settings
 from search.finalists import Finalists, Listed, choose
 from search.optuna_search import PastTrial
+from search.presets import preset
 from search.run import parse_arguments
 from search.trials import TrialRow
 from search.verdict import compare, counted_score

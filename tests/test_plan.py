@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from search import plan
-from search.config import preset, resolved
+from search.config import resolved
+from search.presets import preset
 from search.run import parse_arguments
 
 

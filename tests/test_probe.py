@@ -8,8 +8,9 @@ import torch
 from rich.console import Console
 
 from search import packing
-from search.config import ResourcesConfig, SchedulerConfig, SearchConfig, preset, with_settings
+from search.config import ResourcesConfig, SchedulerConfig, SearchConfig, with_settings
 from search.packing import Taken, pack, packed_on, sharing, threads, why_waiting
+from search.presets import preset
 from search.probe import Estimate, ShortTraining, Steps, all_epochs, expected_epochs, largest, say_how_long, typical
 from trainables.config import with_values
 

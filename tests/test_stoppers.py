@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.config import StoppingConfig, preset
+from search.config import StoppingConfig
+from search.presets import preset
 from search.stoppers import DIVERSITY, Reading, readings, stop_reason, theil_sen_slope
 
 # Reports every ten generator steps, the first one within the grace.

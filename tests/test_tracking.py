@@ -13,7 +13,8 @@ from rich.console import Console
 
 from data_prep.files import write_json
 from search import tracking, wandb_runs
-from search.config import WandbConfig, preset, resolved
+from search.config import WandbConfig, resolved
+from search.presets import preset
 from search.tracking import Tracking, resolved_mode
 from search.trial_log import LOG, TrialLog, reports_by_trial
 from search.wandb_runs import Driver, Runs, is_complete, make_runs, write_runs

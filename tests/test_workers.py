@@ -303,7 +303,8 @@ ONE_NODE, TWO_NODES = [{"CPU": 8.0, "GPU": 4.0}], [{"CPU": 3.0}, {"CPU": 5.0}]
 def on(nodes, monkeypatch, *settings):
     """How many trials run at once on such a cluster."""
     from search import tuner
-    from search.config import preset, with_settings
+    from search.config import with_settings
+    from search.presets import preset
 
     nodes = [{"Alive": True, "Resources": node} for node in nodes] + [{"Alive": False, "Resources": {"CPU": 99.0}}]
     monkeypatch.setattr(tuner.ray, "nodes", lambda: nodes)

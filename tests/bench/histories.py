@@ -20,7 +20,7 @@ import torch
 
 from data_prep.demo import write_demo_archive
 from data_prep.prepare import prepare
-from search.config import preset
+from search.presets import preset
 from search.session import DEMO_SETTINGS
 from search.stoppers import DIVERSITY, DRIFT
 from trainables.batches import PreparedDataset

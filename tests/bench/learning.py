@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from demo_data import make_demo_data
 
-from search.config import preset, with_settings
+from search.config import with_settings
+from search.presets import preset
 from trainables.batches import PreparedDataset
 from trainables.config import TrialConfig
 from trainables.fidelity import MIN_WINDOWS

@@ -23,7 +23,7 @@ import torch
 from histories import MINIATURE, small_dataset
 from torch import Tensor
 
-from search.config import preset
+from search.presets import preset
 from search.stoppers import DIVERSITY, DRIFT, stop_reason
 from trainables.batches import PreparedDataset
 from trainables.config import ModelConfig, with_values

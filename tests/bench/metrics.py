@@ -26,7 +26,8 @@ import torch
 from demo_data import make_demo_data
 from torch import Tensor
 
-from search.config import preset, with_settings
+from search.config import with_settings
+from search.presets import preset
 from trainables import metrics
 from trainables.batches import PreparedDataset, Windows
 from trainables.config import EvaluationConfig

@@ -36,8 +36,9 @@ from ray.tune.search.optuna import OptunaSearch as StockSearch
 from rich.console import Console
 
 from search import session, tuner
-from search.config import SearchConfig, preset
+from search.config import SearchConfig
 from search.optuna_search import OptunaSearch
+from search.presets import preset
 from search.progress import Progress
 from trainables.batches import PreparedDataset
 from trainables.config import TrialConfig, with_values

@@ -21,7 +21,7 @@ import torch
 from demo_data import make_demo_data
 
 from data_prep.files import written_whole
-from search.config import preset
+from search.presets import preset
 from search.space import Range, Space
 from trainables.batches import PreparedDataset
 from trainables.config import with_values

@@ -34,8 +34,9 @@ from scipy.stats import wilcoxon
 from simulation import OURS, Course, Method, Parameters, Setting, simulate
 
 from search.budget import seconds_needed
-from search.config import SearchConfig, preset
+from search.config import SearchConfig
 from search.finalists import Finalists, choose
+from search.presets import preset
 from search.space import Space
 from search.trials import TrialRow
 

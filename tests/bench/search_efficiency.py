@@ -28,7 +28,8 @@ from ray import tune
 from rich.console import Console
 
 from search import session, tuner
-from search.config import SchedulerConfig, SearchConfig, StoppingConfig, WandbConfig, preset
+from search.config import SchedulerConfig, SearchConfig, StoppingConfig, WandbConfig
+from search.presets import preset
 from search.progress import Progress
 from trainables.config import with_values
 

@@ -22,7 +22,8 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_prep.files import write_json
-from search.config import WandbConfig, preset, resolved
+from search.config import WandbConfig, resolved
+from search.presets import preset
 from search.tracking import Tracking
 from tests.wandb_fakes import Offline, running_service
 
