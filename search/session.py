@@ -1,8 +1,10 @@
 """One search from data to export, as the command line runs it."""
 
+import errno
 import fcntl
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -30,7 +32,8 @@ from search.plan import DEMO_DATA, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
 from search.tracking import Tracking
 from search.trials import TrialRow, trial_rows, write_trials
-from search.tuner import expected_at_once, has_state, run_finalists, run_search, start_ray, trials_at_once
+from search.tune_state import has_state
+from search.tuner import expected_at_once, run_finalists, run_search, start_ray, trials_at_once
 from search.verdict import Verdict
 from trainables.batches import PreparedDataset
 from trainables.config import with_values
@@ -165,11 +168,20 @@ def _fitting(resources: ResourcesConfig, console: Console) -> ResourcesConfig:
 
 
 def _create(folder: Path, config: SearchConfig, data: Path) -> None:
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise ValueError(f"{folder} was created by another search just now; choose another --name") from None
-    write_json(folder / SEARCH_FILE, resolved(config, {"data": str(data), "dataset": sha256(data / "manifest.json")}))
+    """The result folder and its `search.json` at once: one without the other could neither be resumed nor begun."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
+        begun = Path(aside, folder.name)
+        begun.mkdir()
+        write_json(
+            begun / SEARCH_FILE, resolved(config, {"data": str(data), "dataset": sha256(data / "manifest.json")})
+        )
+        try:
+            begun.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            raise ValueError(f"{folder} was created by another search just now; choose another --name") from None
 
 
 def _search(config: SearchConfig, plan: Plan, data: Path, console: Console) -> tuple[ExperimentAnalysis, bool]:

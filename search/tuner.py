@@ -19,7 +19,7 @@ from ray import tune
 from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.stopper import Stopper, TimeoutStopper
 
 from search.budget import Budget
@@ -28,16 +28,16 @@ from search.finalists import Listed
 from search.internals import ForgetMetrics
 from search.optuna_search import JOURNAL, OptunaSearch, PastTrial, earlier_trials, open_storage
 from search.samplers import make_sampler
-from search.schedulers import Asha, make_scheduler, rung_epochs
+from search.schedulers import Asha, RunAll, make_scheduler, rung_epochs
 from search.stoppers import stop_reason
 from search.trial_log import reports_by_trial
 from search.trials import trial_number
+from search.tune_state import EXPERIMENT, Proposals, StateKept, mend_state
 from trainables.batches import PreparedDataset
 from trainables.trainable import run_trial
 from trainables.usage import GB
 from trainables.workers import check_shares
 
-EXPERIMENT = "tune"
 # Ray's launcher leaves this file on the head of a cluster.
 RAY_UP_MARK = Path("~/ray_bootstrap_config.yaml")
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -128,7 +128,7 @@ class _SharedBatches(OptunaSearch):
 
 
 class _Restored(tune.Callback):
-    """Before the first step of a restored search, tells searcher, scheduler and budget what its trials have reported.
+    """Before a restored search goes on, tells searcher, scheduler and budget what its trials have reported.
 
     Tune's records of its trials are the truth. They hold the last report alone; the others are in the search's log.
     """
@@ -139,6 +139,13 @@ class _Restored(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Tune calls this before each of its steps."""
+        self._tell(trials)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """Tune calls this at the end, without a step before it where every trial had ended."""
+        self._tell(trials)
+
+    def _tell(self, trials: Sequence[Trial]) -> None:
         if self._told:
             return
         self._told = True
@@ -171,11 +178,6 @@ def _show_folders(trial: Trial) -> None:
     for result in [*manager.best_checkpoint_results, manager.latest_checkpoint_result]:
         if result is not None:
             Path(result.checkpoint.path).mkdir(parents=True, exist_ok=True)
-
-
-def has_state(folder: Path) -> bool:
-    """Whether Tune has saved anything to go on from; killed before its first snapshot, a search has nothing."""
-    return any((folder / EXPERIMENT).glob("experiment_state-*.json"))
 
 
 def run_search(
@@ -217,7 +219,7 @@ def run_finalists(
     `limit_s` 0 means no limit.
     """
     limit = TimeoutStopper(limit_s) if limit_s else None
-    return _run(config, dataset, folder, callbacks, resume, Listed(points), FIFOScheduler(), len(points), limit)
+    return _run(config, dataset, folder, callbacks, resume, Listed(points), RunAll(), len(points), limit)
 
 
 def _run(
@@ -232,20 +234,21 @@ def _run(
     limit: Stopper | None,
 ) -> tuple[ExperimentAnalysis, bool]:
     results = JsonLoggerCallback()
+    if resume:
+        mend_state(folder)
     restored = [_Restored(searcher, scheduler, limit, folder)] if resume else []
     handler = signal.getsignal(signal.SIGINT)
     analysis = tune.run(
         _trainable(config, dataset, folder / EXPERIMENT),
         name=EXPERIMENT,
         storage_path=str(folder),
-        search_alg=searcher,
+        search_alg=Proposals(searcher, trials_at_once(config)),
         scheduler=scheduler,
         num_samples=num_samples,
-        max_concurrent_trials=trials_at_once(config),
         stop=limit,
         # The last two, and no choice by score: what Tune saves of itself may name the last but one as the last.
         checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-        callbacks=[*restored, *callbacks, results, ForgetMetrics()],
+        callbacks=[*restored, StateKept(folder), *callbacks, results, ForgetMetrics()],
         resume_config=tune.ResumeConfig() if resume else None,
         reuse_actors=config.resources.workers_per_trial == 1,
         raise_on_failed_trial=False,

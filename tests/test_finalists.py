@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pandas as pd
 import pytest
+from optuna.trial import TrialState
 from ray import tune
 
 from search import plan, session
@@ -18,7 +19,7 @@ from search.presets import preset
 from search.run import parse_arguments
 from search.trials import TrialRow
 from search.verdict import compare, counted_score
-from tests.test_search import run, search
+from tests.test_search import run, search, study
 
 CONFIG = preset("demo")
 
@@ -225,6 +226,14 @@ def test_interrupted_finalists_go_on_and_finished_trainings_stay(interrupted):
     ]
     assert len(epochs) == 6
     assert all(set(each) == {1, 2} for each in epochs)
+
+
+@pytest.mark.slow
+def test_the_study_knows_every_trial_after_the_finalists_are_resumed(interrupted):
+    folder, _, _ = interrupted
+    searched = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str})
+    told = {trial.user_attrs["tune_trial_id"]: trial.state for trial in study(folder).trials}
+    assert told == dict.fromkeys(searched["trial_id"], TrialState.COMPLETE)
 
 
 @pytest.mark.slow

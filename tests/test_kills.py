@@ -82,7 +82,7 @@ def check_whole(folder):
     table = ended(folder)
     assert len(table) == TRIALS
     told = [(trial.user_attrs["tune_trial_id"], trial.state) for trial in study(folder).trials]
-    expected = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+    expected = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
     assert sorted(told) == sorted((trial_id, expected[row["state"]]) for trial_id, row in table.items())
 
 

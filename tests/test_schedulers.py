@@ -1,11 +1,11 @@
 import math
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
-from ray.tune.schedulers import FIFOScheduler
 
 from search.config import SchedulerConfig
-from search.schedulers import Asha, make_scheduler, recent_score, rung_epochs
+from search.schedulers import Asha, RunAll, make_scheduler, recent_score, rung_epochs
 
 NAN, INF = math.nan, math.inf
 
@@ -74,9 +74,9 @@ def test_a_single_spike_does_not_stop_a_trial():
 
 def test_the_last_report_of_a_trial_counts_at_its_rung():
     scheduler = asha()
-    scheduler.on_trial_complete(None, trial("a"), report(1.0, 1))
+    scheduler.on_trial_complete(MagicMock(), trial("a"), report(1.0, 1))
     assert decisions(scheduler, [("b", 2, 1)]) == ["b"]
-    scheduler.on_trial_complete(None, trial("c"), {})  # one that has never reported
+    scheduler.on_trial_complete(MagicMock(), trial("c"), {})  # one that has never reported
 
 
 def test_replaying_what_was_reported_restores_the_rungs():
@@ -127,4 +127,4 @@ def test_rungs_of_a_preset(grace, max_epochs, rungs):
 
 
 def test_no_scheduler():
-    assert type(make_scheduler(SchedulerConfig(name="none"), 10, 480, 0)) is FIFOScheduler
+    assert type(make_scheduler(SchedulerConfig(name="none"), 10, 480, 0)) is RunAll

@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 import torch
 from optuna.storages import InMemoryStorage
+from ray.tune.schedulers import FIFOScheduler
 from torch import distributed
 
+from search.trials import trial_number
 from trainables import workers
 from trainables.config import ARCHITECTURES, TrialConfig, from_dict, with_values
 from trainables.gan import Gan
@@ -214,6 +216,7 @@ SMALL = [
     "evaluation.fakes=16",
     "evaluation.splits=10",
     "wandb.mode=disabled",
+    "finalists.count=0",
 ]
 TWO = ["resources.workers_per_trial=2", "resources.cpus_per_trial=2"]
 
@@ -237,12 +240,21 @@ def whole_search(cluster, prepared, tmp_path):
     return run
 
 
+class StopFirst(FIFOScheduler):
+    """Stops a search's first trial at its first report, and no other."""
+
+    def on_trial_result(self, controller, trial, result):
+        return self.STOP if trial_number(trial) == 1 else self.CONTINUE
+
+
 @pydantic
 @pytest.mark.slow
-def test_a_search_with_two_workers_a_trial_exports_its_best_epoch(whole_search):
-    folder, _ = whole_search(*TWO, "training.batch_size=[4, 8]", "scheduler.grace_epochs=1", samples=5)
+def test_a_search_with_two_workers_a_trial_goes_on_after_a_stop_and_exports_its_best_epoch(whole_search, monkeypatch):
+    monkeypatch.setattr("search.tuner.make_scheduler", lambda *_: StopFirst())
+    folder, _ = whole_search(*TWO, "training.batch_size=[4, 8]", samples=2)
     table = pd.read_csv(folder / "trials.csv")
-    assert set(table["state"]) == {"complete", "stopped"}
+    assert list(table["state"]) == ["stopped", "complete"]
+    assert list(table["epochs"]) == [1, 2]
     assert set(table["training.batch_size"]) <= {4, 6, 8}
     lines = [line for file in folder.glob("tune/*/result.json") for line in file.read_text().splitlines()]
     metrics = json.loads((folder / "best" / "metrics.json").read_text())
