@@ -20,7 +20,11 @@ from trainables.config import (
 )
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
-SCHEDULERS = ("asha", "none")
+SCHEDULERS = ("asha", "hyperband", "median", "none")
+REFUSED_SCHEDULERS = {
+    "pbt": "it changes parameters of running trials, and no one configuration would have earned the score",
+    "bohb": "it pauses trials, and a paused trial gives up its process; sampler curves with asha does what it is for",
+}
 SAMPLERS = ("curves", "tpe", "random", "gp", "nsga2")
 # These learn from complete trials alone.
 COMPLETE_ONLY = ("gp", "nsga2")
@@ -29,10 +33,12 @@ UNSEARCHABLE = ("training.max_epochs", "model.components")
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """Asynchronous successive halving (Li et al. 2018): at each rung the worse trials stop.
+    """When a trial is stopped because others do better.
 
-    The first rung is at `grace_epochs`, no rung before `grace_generator_steps`. With `brackets` above 1 trials are
-    dealt out to so many, each of which begins a rung later (Hyperband).
+    `asha` is asynchronous successive halving (Li et al. 2018): at each rung one in `reduction_factor` goes on. The
+    first rung is at `grace_epochs`, no rung before `grace_generator_steps`. With `brackets` above 1 trials are dealt
+    out to so many, each of which begins a rung later; `hyperband` has one for each rung. `median` has a rung at every
+    epoch, where the better half goes on. `none` stops no trial.
     """
 
     name: str = "asha"
@@ -42,6 +48,8 @@ class SchedulerConfig:
     brackets: int = 1
 
     def __post_init__(self) -> None:
+        if self.name in REFUSED_SCHEDULERS:
+            raise ValueError(f"scheduler.name is '{self.name}', which is not for this: {REFUSED_SCHEDULERS[self.name]}")
         _one_of("scheduler.name", self.name, SCHEDULERS)
         _at_least("scheduler.grace_epochs", self.grace_epochs, 1)
         _at_least("scheduler.grace_generator_steps", self.grace_generator_steps, 0)
@@ -58,6 +66,10 @@ class StoppingConfig:
     `interval_generator_steps` only one; `stall_patience` 0 lets trials stall. The grace asks for epochs and generator
     steps both.
 
+    What a trial costs has limits too, 0 for none: `max_parameters` of both networks, `max_memory_gb` of its process
+    (on a GPU, there), and `max_epoch_seconds` of its fastest epoch. Over one of them it is stopped at its first or
+    second report, and the sampler ranks it behind all others.
+
     The same curve meets the same decision at any two batch sizes if the grace in epochs is over before that in steps
     and an epoch takes no more steps than the interval; where it takes more, decisions come later.
     """
@@ -69,6 +81,9 @@ class StoppingConfig:
     grace_epochs: int = 9
     grace_generator_steps: int = 200
     interval_generator_steps: int = 25
+    max_parameters: int = 0
+    max_memory_gb: float = 0.0
+    max_epoch_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         _at_least("stopping.drift_bound", self.drift_bound, 0)
@@ -83,6 +98,8 @@ class StoppingConfig:
         _at_least("stopping.grace_epochs", self.grace_epochs, 0)
         _at_least("stopping.grace_generator_steps", self.grace_generator_steps, 0)
         _at_least("stopping.interval_generator_steps", self.interval_generator_steps, 1)
+        for name in ("max_parameters", "max_memory_gb", "max_epoch_seconds"):
+            _at_least(f"stopping.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)

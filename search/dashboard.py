@@ -38,7 +38,7 @@ SECTIONS = {
         "fidelity/crest",
         "fidelity/response_spectrum",
     ),
-    "Workers": ("worker/steps_per_s", "worker/memory_gb", "worker/gpu_utilisation", "worker/wait_s", "seconds"),
+    "Workers": ("worker/steps_per_s", "memory_gb", "worker/gpu_utilisation", "worker/wait_s", "seconds"),
 }
 LOGARITHMIC = ("score", "fidelity/")
 BEST_SCORE = "best_score"

@@ -120,6 +120,9 @@ def make_scheduler(config: SchedulerConfig, max_epochs: int, windows: int, seed:
     """A Tune scheduler that minimises `score`; an epoch is one pass of the critic over so many windows."""
     if config.name == "none":
         return RunAll()
+    if config.name == "median":
+        every = range(min(config.grace_epochs, max_epochs), max_epochs + 1)
+        return Asha([epoch * windows for epoch in every], config.grace_generator_steps, reduction_factor=2)
     levels = [epoch * windows for epoch in rung_epochs(config, max_epochs)]
-    brackets = min(config.brackets, len(levels))
+    brackets = len(levels) if config.name == "hyperband" else min(config.brackets, len(levels))
     return Asha(levels, config.grace_generator_steps, config.reduction_factor, brackets, seed)

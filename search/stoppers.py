@@ -32,8 +32,22 @@ class Reading(NamedTuple):
 
 def stop_reason(history: History, config: StoppingConfig) -> str | None:
     """Why a trial is to stop after these reports, oldest first, as `rule: numbers`; None to go on."""
-    reasons = (rule(history, config) for rule in (drifting, collapsed, stalled))
+    reasons = (rule(history, config) for rule in (over_limit, drifting, collapsed, stalled))
     return next(filter(None, reasons), None)
+
+
+def over_limit(history: History, config: StoppingConfig) -> str | None:
+    """The trial costs more than it may: an epoch's time is that of the fastest, as the first has more to do."""
+    last = history[-1] if history else {}
+    fastest = min((report.get("seconds", 0.0) for report in history[1:]), default=0.0)
+    for spent, limit, unit in (
+        (last.get("parameters", 0), config.max_parameters, "parameters"),
+        (last.get("memory_gb", 0.0), config.max_memory_gb, "GB"),
+        (fastest, config.max_epoch_seconds, "s an epoch"),
+    ):
+        if 0 < limit < spent:
+            return f"over limit: {spent:.3g} {unit} (at most {limit:g})"
+    return None
 
 
 def drifting(history: History, config: StoppingConfig) -> str | None:

@@ -27,7 +27,10 @@ from search.wandb_runs import Mode, is_complete, write_runs
 # How long the end of a search waits for W&B from one sign of progress to the next.
 PATIENCE_S = 30.0
 # The metrics of a trial are these and all whose name has a group; the rest of a result is Tune's, about itself.
-UNGROUPED = ("score", "best_score", "epoch", "samples", "generator_steps", "critic_steps", "seconds")
+UNGROUPED = (
+    *("score", "best_score", "epoch", "samples", "generator_steps", "critic_steps"),
+    *("parameters", "memory_gb", "seconds"),
+)
 
 
 def resolved_mode(mode: str) -> Mode:

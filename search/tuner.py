@@ -34,7 +34,8 @@ from search.trial_log import reports_by_trial
 from search.trials import trial_number
 from search.tune_state import EXPERIMENT, Proposals, StateKept, mend_state
 from trainables.batches import PreparedDataset
-from trainables.trainable import run_trial
+from trainables.trainable import MAX_FAILURES, run_trial
+from trainables.training import OUT_OF_MEMORY
 from trainables.usage import GB
 from trainables.workers import check_shares
 
@@ -160,6 +161,17 @@ class _Restored(tune.Callback):
                 self._scheduler.replay(trial, _past(trial, logged.get(trial.trial_id, [])).reports)
 
 
+class _RunAlone(tune.Callback):
+    """Has a trial that ran out of memory beside others on a GPU go on with a whole one."""
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune calls this when a trial has failed and is to go on from its last checkpoint."""
+        request: Any = trial.placement_group_factory
+        taken, failures = request.required_resources, Path(str(trial.error_file)).read_text(encoding="utf-8")
+        if 0 < taken.get("GPU", 0) < 1 and OUT_OF_MEMORY in failures:
+            trial.update_resources(tune.PlacementGroupFactory([{**taken, "GPU": 1.0}]))
+
+
 def _past(trial: Trial, logged: Sequence[Mapping[str, Any]]) -> PastTrial:
     """What a trial had reported by the time of Tune's records; what it reported later it will report again."""
     last = [trial.last_result] if "score" in (trial.last_result or {}) else []
@@ -248,10 +260,11 @@ def _run(
         stop=limit,
         # The last two, and no choice by score: what Tune saves of itself may name the last but one as the last.
         checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-        callbacks=[*restored, StateKept(folder), *callbacks, results, ForgetMetrics()],
+        callbacks=[*restored, StateKept(folder), _RunAlone(), *callbacks, results, ForgetMetrics()],
         resume_config=tune.ResumeConfig() if resume else None,
         reuse_actors=config.resources.workers_per_trial == 1,
         raise_on_failed_trial=False,
+        max_failures=MAX_FAILURES,
         verbose=0,
     )
     # Tune answers Ctrl-C by saving its state and putting the old handler back; else its own is left behind.

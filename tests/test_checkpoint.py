@@ -45,7 +45,7 @@ def plain(value, name=""):
     items = value.items() if isinstance(value, dict) else enumerate(value)
     parts = {name: len(value)}
     for key, item in items:
-        parts |= plain(item, f"{name}/{key}") if key != "seconds" else {}
+        parts |= plain(item, f"{name}/{key}") if key not in ("seconds", "memory_gb") else {}
     return parts
 
 

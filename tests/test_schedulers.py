@@ -126,5 +126,17 @@ def test_rungs_of_a_preset(grace, max_epochs, rungs):
     assert make_scheduler(config, max_epochs, 480, 0)._levels == [480 * epoch for epoch in rungs]
 
 
+def test_hyperband_has_a_bracket_for_each_rung():
+    assert make_scheduler(SchedulerConfig(name="hyperband", grace_epochs=3), 52, 480, 0)._brackets == 3
+
+
+def test_the_median_rule_stops_the_worse_half_at_any_epoch_past_the_grace():
+    scheduler = make_scheduler(SchedulerConfig(name="median", grace_epochs=2), 9, 10, 0)
+    early = [("a", 1, 1), ("b", 9, 1)]
+    assert decisions(scheduler, early) == []
+    assert decisions(scheduler, [("a", 1, 3), ("b", 2, 3), ("c", 1.4, 3), ("d", 1.6, 3)]) == ["b", "d"]
+    assert decisions(scheduler, [("a", 1, 8), ("e", 0.5, 8), ("f", 0.7, 8)]) == []
+
+
 def test_no_scheduler():
     assert type(make_scheduler(SchedulerConfig(name="none"), 10, 480, 0)) is RunAll

@@ -151,6 +151,24 @@ def test_of_reports_within_the_interval_the_first_finite_one_counts():
     assert found == [(6, 9), (12, 8), (30, 5), (42, 3)]
 
 
+@pytest.mark.parametrize(
+    ("reports", "reason"),
+    [
+        ([{"parameters": 11}], "over limit: 11 parameters (at most 10)"),
+        ([{"parameters": 10, "memory_gb": 2.0}], None),  # at the limit
+        ([{"memory_gb": 2.5}], "over limit: 2.5 GB (at most 2)"),
+        ([{"seconds": 9.0}], None),  # the first epoch has more to do than others
+        ([{"seconds": 9.0}, {"seconds": 4.0}], "over limit: 4 s an epoch (at most 3)"),
+        ([{"seconds": 9.0}, {"seconds": 2.0}, {"seconds": 4.0}], None),  # it can be fast enough
+    ],
+)
+def test_what_a_trial_costs_has_limits(reports, reason):
+    reports = [{"epoch": 1, "generator_steps": 1, **report} for report in reports]
+    limits = replace(CONFIG, max_parameters=10, max_memory_gb=2.0, max_epoch_seconds=3.0)
+    assert stop_reason(reports, limits) == reason
+    assert stop_reason(reports, CONFIG) is None
+
+
 @pytest.mark.parametrize("name", ["minimum", "maximum", "mean", "log_std", "skewness", "log_kurtosis"])
 def test_every_moment_is_watched_and_named(name):
     reason = stop_reason(history([7] * 5, f"drift/{name}"), CONFIG)

@@ -56,7 +56,7 @@ def difference(a, b):
     """The largest difference between two states: of each tensor or number, over its largest value."""
     if isinstance(a, dict):
         assert a.keys() == b.keys()
-        return max((difference(a[key], b[key]) for key in a if key != "seconds"), default=0.0)
+        return max((difference(a[key], b[key]) for key in a if key not in ("seconds", "memory_gb")), default=0.0)
     if isinstance(a, list | tuple):
         assert len(a) == len(b)
         return max((difference(x, y) for x, y in zip(a, b, strict=True)), default=0.0)

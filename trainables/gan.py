@@ -47,6 +47,11 @@ class Gan:
         self.history: list[dict[str, Any]] = []
         self._use(choose_methods(self.generator, config.training, samples))
 
+    @property
+    def parameter_count(self) -> int:
+        """Of both networks."""
+        return sum(p.numel() for network in (self.generator, self.critic) for p in network.parameters())
+
     def latent(self, count: int) -> Tensor:
         """Draw latent vectors (count, Z)."""
         return torch.randn(count, self.config.model.latent_dim, device=self.device, generator=self.rng)

@@ -22,10 +22,10 @@ from trainables.batches import PreparedDataset
 from trainables.checkpoint import FILE, best_epoch, load_first, save_checkpoint
 from trainables.config import TrialConfig, with_values
 from trainables.gan import Gan
-from trainables.training import Report, StopRule, train
+from trainables.training import OUT_OF_MEMORY, Report, StopRule, train
 from trainables.usage import Usage
 
-# How often a trial goes on from its last checkpoint after one of its workers died.
+# How often a trial goes on from its last checkpoint after its process, or one of its workers, died.
 MAX_FAILURES = 3
 # How often, a minute each, workers wait for room: on a cluster that has shrunk for good they would for ever.
 MAX_WAITS = 30
@@ -59,10 +59,11 @@ def run_trial(
         torch.set_num_threads(cpus)
         # Ray does not hide the GPUs from a trial that asked for none, and makes a worker's own its current device.
         device = torch.device("cuda" if gpus else "cpu")
-        if 0 < gpus < 1:
-            torch.cuda.set_per_process_memory_fraction(gpus)
+        shared = 0 < (own := own_gpus(gpus)) < 1
+        if shared:
+            torch.cuda.set_per_process_memory_fraction(own)
         state, warning = _last_state()
-        report = _reporter(state, warning, Usage(device, _steps(state)))
+        report = _reporter(state, warning, Usage(device, _steps(state)), shared)
         train(config, PreparedDataset.open(dataset), report, stop_rule, state, device)
 
     if num_workers == 1:
@@ -77,6 +78,13 @@ def run_trial(
         ),
         run_config=_run_config(runs),
     ).fit()
+
+
+def own_gpus(asked: float) -> float:
+    """What one worker has: more than it asked for where Tune runs it again alone; several ask for themselves."""
+    if workers.count() > 1:
+        return asked
+    return float(tune.get_context().get_trial_resources().required_resources.get("GPU", 0.0))
 
 
 def _run_config(runs: Path) -> RunConfig:
@@ -98,15 +106,18 @@ def _session() -> Any:
     return ray.train if workers.count() > 1 else tune
 
 
-def _reporter(state: dict[str, Any] | None, warning: str, usage: Usage) -> Report:
+def _reporter(state: dict[str, Any] | None, warning: str, usage: Usage, shared: bool) -> Report:
     """All workers report; the first one's checkpoint is everyone's.
 
-    Every checkpoint holds the best epoch so far, at first that of `state`; the first report carries the warning.
+    Every checkpoint holds the best epoch so far, at first that of `state`; the first report carries the warning. On a
+    shared GPU a training without memory is no answer: it fails, and Tune runs it again alone.
     """
     best, warnings = state and state["best"], iter([warning])
 
     def report(metrics: dict[str, Any], gan: Gan) -> None:
         nonlocal best
+        if shared and metrics["stop_reason"].startswith(OUT_OF_MEMORY):
+            raise torch.OutOfMemoryError(metrics["stop_reason"])
         best = best_epoch(best, gan)
         told = {**metrics, "best_score": best["history"][-1]["score"], "warning": next(warnings, "")}
         told |= usage(gan, metrics["seconds"])

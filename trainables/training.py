@@ -17,6 +17,7 @@ from trainables.fidelity import MIN_JUDGED
 from trainables.gan import COUNTERS, DivergedError, Gan
 from trainables.judge import Judge
 from trainables.networks import make_critic
+from trainables.usage import peak_gb
 
 Report = Callable[[dict[str, Any], Gan], None]
 # From the metrics of every report so far to the reason to stop here, or None to go on.
@@ -37,9 +38,10 @@ def train(
 
     Several workers all call it; the first one judges and decides for all.
 
-    The report's metrics hold the score and its parts, the losses' means over the epoch, the counters, the seconds
-    this epoch took, `last_epoch`, and `stop_reason`: empty, or why this report is the last before that. A training
-    that diverges, or runs out of memory, reports an infinite score.
+    The report's metrics hold the score and its parts, the losses' means over the epoch, the counters, `parameters` of
+    both networks, `memory_gb` (the process's peak so far; on a GPU its peak there), the seconds this epoch took,
+    `last_epoch`, and `stop_reason`: empty, or why this report is the last before that. A training that diverges, or
+    runs out of memory, reports an infinite score.
 
     Raises:
         ValueError: if the configuration does not fit the data.
@@ -113,7 +115,8 @@ def _one_epoch(gan: Gan, windows: Windows, judge: Judge) -> dict[str, Any]:
     gan.epoch += 1
     counters = {name: getattr(gan, name) for name in COUNTERS}
     counters["last_epoch"] = gan.epoch >= gan.config.training.max_epochs
-    return {**metrics, **counters, "seconds": time.perf_counter() - start}
+    spent = {"memory_gb": peak_gb(gan.device), "seconds": time.perf_counter() - start}
+    return {**metrics, **counters, "parameters": gan.parameter_count, **spent}
 
 
 def train_epoch(gan: Gan, windows: Windows) -> dict[str, float]:

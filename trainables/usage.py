@@ -27,14 +27,12 @@ class Usage:
         Returns:
             `worker/steps_per_s`, of both networks, judging included; `worker/wait_s`, the rest of the time since the
             last call: saving, reporting, waiting for the search's answer, and before the first epoch the start;
-            `worker/memory_gb`, the process's peak so far, on a GPU its peak there; and `worker/gpu_utilisation`, a
-            share of the time, where NVIDIA's library tells it.
+            and `worker/gpu_utilisation`, a share of the time, where NVIDIA's library tells it.
         """
         now, steps = time.perf_counter(), gan.critic_steps + gan.generator_steps
         metrics = {
             "worker/steps_per_s": (steps - self._steps) / seconds,
             "worker/wait_s": max(0.0, now - self._since - seconds),
-            "worker/memory_gb": peak_gb(self._device),
         }
         self._since, self._steps = now, steps
         if self._device.type == "cuda" and importlib.util.find_spec("pynvml"):
