@@ -19,9 +19,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm, qmc, rankdata
 
+from search.curve_model import coordinates, depth
 from search.gaussian_process import Array, GaussianProcess
 from search.schedulers import recent_score
-from search.space import Choices, Space
+from search.space import Space
 
 # Trials that spread evenly before the model is asked, for each parameter.
 STARTUP_PER_PARAMETER = 2
@@ -56,7 +57,7 @@ class CurveSampler(BaseSampler):
         self._space, self._distributions = space, distributions
         self._rungs, self._max_epochs, self._seed = set(rungs), max_epochs, seed
         self._independent = RandomSampler(seed=seed)
-        self._process = GaussianProcess(len(_coordinates(space, np.zeros((1, len(space))))[0]) + 1)
+        self._process = GaussianProcess(coordinates(space, np.zeros((1, len(space))), np.zeros(1)).shape[1])
         self._fitted = 0
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -129,7 +130,7 @@ class CurveSampler(BaseSampler):
         for trial in known:
             epochs = sorted(trial.intermediate_values)
             for epoch in sorted(self._rungs.intersection(epochs) | {epochs[-1]}):
-                points.append(self._at(self._shares(trial)[None], _depth(epoch, self._max_epochs))[0])
+                points.append(self._at(self._shares(trial)[None], depth(epoch, self._max_epochs))[0])
                 past = [trial.intermediate_values[step] for step in epochs if step <= epoch]
                 scores.append(recent_score(past) if _feasible(trial) else math.inf)
         return np.array(points), norm.ppf((rankdata(scores) - 0.5) / len(scores))
@@ -137,30 +138,13 @@ class CurveSampler(BaseSampler):
     def _shares(self, trial: FrozenTrial) -> Array:
         return np.array([domain.share(trial.params[key]) for key, domain in self._space.items()])
 
-    def _at(self, shares_NP: Array, depth: float) -> Array:
+    def _at(self, shares_NP: Array, reached: float) -> Array:
         """Coordinates of the model at so much of a full training."""
-        return np.hstack([_coordinates(self._space, shares_NP), np.full((len(shares_NP), 1), depth)])
-
-
-def _depth(epoch: int, max_epochs: int) -> float:
-    """How far into a training an epoch is, from 0 to 1: curves flatten, so in logarithms."""
-    return math.log1p(epoch) / math.log1p(max_epochs)
+        return coordinates(self._space, shares_NP, np.full(len(shares_NP), reached))
 
 
 def _feasible(trial: FrozenTrial) -> bool:
     return all(value <= 0 for value in trial.constraints.values())
-
-
-def _coordinates(space: Space, shares_NP: Array) -> Array:
-    """A coordinate for each range, and one for each choice: any two choices are at distance 1."""
-    columns = []
-    for domain, share_N in zip(space.values(), shares_NP.T, strict=False):
-        if isinstance(domain, Choices):
-            number = np.minimum((share_N * len(domain.choices)).astype(int), len(domain.choices) - 1)
-            columns.append(np.eye(len(domain.choices))[number] / math.sqrt(2))
-        else:
-            columns.append(share_N[:, None])
-    return np.hstack(columns) if columns else np.empty((len(shares_NP), 0))
 
 
 def _candidates(centres_NP: Array, rng: np.random.Generator) -> Array:

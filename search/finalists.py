@@ -1,7 +1,8 @@
 """The best configurations of a search, to be trained again with other seeds.
 
-The lowest score of a search is partly luck: one seed, the luckiest of many. So its best configurations are trained
-again, to the last epoch, each with the same few seeds that the search did not use; `verdict.py` says which won.
+The lowest score of a search is partly luck: one seed, the luckiest of many. So the configurations that promise most by
+the scores of all (`curve_model.py`) are trained again, to the last epoch, each with the same few seeds that the search
+did not use; `verdict.py` says which won.
 """
 
 import json
@@ -11,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from data_prep.files import write_json, written_whole
 from search.config import SearchConfig
+from search.curve_model import expected_scores
 from search.optuna_search import PastTrial
 from search.trials import TrialRow, trial_rows
 from search.verdict import Verdict, compare, counted_score, failed
@@ -70,8 +73,11 @@ class Finalists:
 
 
 def choose(rows: Sequence[TrialRow], config: SearchConfig) -> Finalists | None:
-    """The best trials of a search, each configuration once; None where there is no choice to make."""
+    """The trials of a search that promise most, each configuration once; None where there is no choice to make."""
     sound = sorted((row for row in rows if math.isfinite(row.score) and not failed(row)), key=lambda row: row.score)
+    if sound:
+        expected = expected_scores(sound, config.domains, config.training.max_epochs)
+        sound = [sound[i] for i in np.argsort(expected, kind="stable")]
     distinct = [row for i, row in enumerate(sound) if all(row.parameters != other.parameters for other in sound[:i])]
     chosen = tuple(distinct[: config.finalists.count])
     seeds = tuple((config.seed + number) % MAX_SEED for number in range(1, config.finalists.seeds + 1))

@@ -234,7 +234,7 @@ def _finalists(
         return trials, None
     points, file, below = finalists.points(), folder / FINALISTS_FILE, folder / FINALISTS
     console.print(
-        f"Finalists: the best {len(finalists.chosen)} configurations again, {len(finalists.seeds)} other seeds each.",
+        f"Finalists: the {len(finalists.chosen)} most promising configurations again, {len(finalists.seeds)} other seeds each.",
         highlight=False,
     )
     limit_s = _limit_s(rows, config, start_s)

@@ -21,7 +21,7 @@ from search.trials import TrialRow
 from search.verdict import compare, counted_score
 from tests.test_search import run, search, study
 
-CONFIG = preset("demo")
+CONFIG = replace(preset("demo"), space={"training.n_critic": {"low": 1, "high": 9}}, baselines=[])
 
 
 def row(number, score=1.0, state="complete", reason="", seed=None, **parameters):
@@ -36,6 +36,14 @@ def test_the_best_configurations_are_chosen_each_once():
     rows = [row(1, 5.0), row(2, 3.0), row(3, 4.0), replace(row(2, 3.5), trial_id="twin"), row(4, 9.0)]
     config = replace(CONFIG, finalists=FinalistsConfig(count=3))
     assert [one.trial_id for one in choose(rows, config).chosen] == ["id2", "id3", "id1"]
+
+
+def test_a_low_score_among_bad_neighbours_is_luck():
+    """Of two configurations that score alike, the one whose neighbourhood is good comes first, by however little."""
+    good = [row(number, 2.0 + number / 100) for number in (1, 2, 3)]
+    bad = [row(number, 40.0) for number in (7, 9)]
+    finalists = choose([*bad, row(8, 1.9), *good], replace(CONFIG, finalists=FinalistsConfig(count=3)))
+    assert {one.parameters["training.n_critic"] for one in finalists.chosen} == {1, 2, 3}
 
 
 def test_what_broke_a_rule_or_has_no_score_is_no_finalist():
