@@ -11,7 +11,6 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import ray
 from ray.tune import Callback
 from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
@@ -24,7 +23,8 @@ from data_prep.prepare import prepare
 from data_prep.record import PrepareSettings
 from search.answers import answers, histories, what_matters
 from search.budget import ended_by, limit_hours, seconds_needed
-from search.config import ResourcesConfig, SearchConfig, resolved
+from search.cluster import check_shared, expected_at_once, fitting, start_ray, trials_at_once
+from search.config import SearchConfig, resolved
 from search.ending import FINALISTS_FILE, finish, say_how_to_resume
 from search.finalists import choose
 from search.packing import pack
@@ -33,13 +33,12 @@ from search.progress import Progress
 from search.tracking import Tracking
 from search.trials import TrialRow, trial_rows, write_trials
 from search.tune_state import has_state
-from search.tuner import expected_at_once, run_finalists, run_search, start_ray, trials_at_once
+from search.tuner import run_finalists, run_search
 from search.verdict import Verdict
 from trainables.batches import PreparedDataset
 from trainables.config import with_values
 from trainables.fidelity import MIN_EVENTS, MIN_WINDOWS
 from trainables.training import check_fit
-from trainables.usage import GB
 
 DEMO_SETTINGS = PrepareSettings(country="any", min_magnitude=0.0, fs_hz=50.0, window_s=20.48)
 FINALISTS = "finalists"
@@ -60,7 +59,9 @@ def run(plan: Plan, console: Console) -> bool:
     for earlier in plan.config.warm_start:
         _check_same_data(Path(earlier), data)
     start_ray(dashboard=plan.config.resources.workers_per_trial > 1)
-    config = replace(plan.config, resources=_fitting(plan.config.resources, console))
+    config = replace(plan.config, resources=fitting(plan.config.resources, console))
+    for shared in {plan.folder.parent, data}:
+        check_shared(shared)
     config = replace(config, resources=pack(config, data, console))
     trials_at_once(config)  # or an error, before anything is written
     if not plan.resume:
@@ -149,24 +150,6 @@ def _say_what_is_judged(dataset: PreparedDataset, console: Console) -> None:
         )
 
 
-def _fitting(resources: ResourcesConfig, console: Console) -> ResourcesConfig:
-    """What a trial takes on the cluster there is: without any GPU, trials run on CPUs, and the user is told."""
-    there = ray.cluster_resources()
-    if resources.gpus_per_trial and not there.get("GPU"):
-        console.print("[yellow]No GPU found:[/] trials run on the CPU, many times slower.", highlight=False)
-        resources = replace(resources, gpus_per_trial=0.0, cpus_per_trial=resources.workers_per_trial)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, key, unit in (("CPU", "cpus", 1), ("GPU", "gpus", 1), ("memory", "memory_gb", GB)):
-        asked = getattr(resources, f"{key}_per_trial")
-        most = max(node.get(name, 0) for node in nodes) / unit
-        if asked > most and resources.workers_per_trial == 1:
-            key = f"resources.{key}_per_trial"
-            raise ValueError(
-                f"{key} is {asked:g}, but no machine has more than {most:g}; choose fewer with --set {key}=N"
-            )
-    return resources
-
-
 def _create(folder: Path, config: SearchConfig, data: Path) -> None:
     """The result folder and its `search.json` at once: one without the other could neither be resumed nor begun."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +217,8 @@ def _finalists(
         return trials, None
     points, file, below = finalists.points(), folder / FINALISTS_FILE, folder / FINALISTS
     console.print(
-        f"Finalists: the {len(finalists.chosen)} most promising configurations again, {len(finalists.seeds)} other seeds each.",
+        f"Finalists: the {len(finalists.chosen)} most promising configurations again, "
+        f"{len(finalists.seeds)} other seeds each.",
         highlight=False,
     )
     limit_s = _limit_s(rows, config, start_s)

@@ -1,20 +1,11 @@
 """Joins space, searcher, trainable, scheduler and storage into one Ray Tune run."""
 
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Read by Ray when it is imported: no usage reports, no table of Tune's own, no loggers beside those named below, no
-# tracebacks of trials that fail while the search itself ends by an error.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-
-import ray
 from ray import tune
 from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
@@ -23,7 +14,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.stopper import Stopper, TimeoutStopper
 
 from search.budget import Budget
-from search.config import ResourcesConfig, SearchConfig
+from search.cluster import BATCH_SIZE, expected_at_once, of_each_worker, trials_at_once
+from search.config import SearchConfig
 from search.finalists import Listed
 from search.internals import ForgetMetrics
 from search.optuna_search import JOURNAL, OptunaSearch, PastTrial, earlier_trials, open_storage
@@ -37,77 +29,6 @@ from trainables.batches import PreparedDataset
 from trainables.trainable import MAX_FAILURES, run_trial
 from trainables.training import OUT_OF_MEMORY
 from trainables.usage import GB
-from trainables.workers import check_shares
-
-# Ray's launcher leaves this file on the head of a cluster.
-RAY_UP_MARK = Path("~/ray_bootstrap_config.yaml")
-OBJECT_STORE_BYTES = 200 * 2**20
-BATCH_SIZE = "training.batch_size"
-
-
-def start_ray(dashboard: bool = False) -> None:
-    """Join the Ray cluster of this machine, or start one of this machine alone, quietly.
-
-    A cluster is what `RAY_ADDRESS` names, or what `ray up` made of this machine. Another search's own Ray is none:
-    it ends with that search. Where trials have several workers, Ray Train asks the dashboard which of them have ended,
-    and would never give back the places of a trial that was stopped.
-    """
-    if ray.is_initialized():
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if "RAY_ADDRESS" in os.environ or RAY_UP_MARK.expanduser().exists():
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
-    else:
-        ray.init(address="local", include_dashboard=dashboard, object_store_memory=OBJECT_STORE_BYTES, **quiet)
-
-
-def trials_at_once(config: SearchConfig) -> int | None:
-    """How many trials may run at once on the cluster; None leaves it to Tune.
-
-    Tune counts what its trials take, but does not see the workers that a trial starts; they would wait for each other.
-
-    Raises:
-        ValueError: if the workers of a trial cannot share its batches or resources, or not one trial has room.
-    """
-    configured, workers = config.resources.max_concurrent or None, config.resources.workers_per_trial
-    if workers == 1:
-        return configured
-    for size in config.domains[BATCH_SIZE].ends if BATCH_SIZE in config.space else (config.training.batch_size,):
-        check_shares("batch_size", size, workers)
-    places = _all_places(config.resources)
-    if places < workers:
-        cpus, gpus = _of_each_worker(config.resources)
-        raise ValueError(
-            f"a trial has {workers} workers of {cpus} CPUs and {gpus:g} GPUs each, but the cluster has room for "
-            f"{places}; choose fewer with --set resources.workers_per_trial=N, or fewer CPUs or GPUs for each"
-        )
-    return min(places // workers, configured or places)
-
-
-def expected_at_once(config: SearchConfig) -> int:
-    """How many trials will run at once on the cluster as it is now."""
-    return trials_at_once(config) or max(1, _all_places(config.resources))
-
-
-def _all_places(resources: ResourcesConfig) -> int:
-    """How many workers have room on the cluster."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    memory_gb = resources.memory_gb_per_trial if resources.workers_per_trial == 1 else 0.0
-    return sum(_places(node, *_of_each_worker(resources), memory_gb) for node in nodes)
-
-
-def _places(node: Mapping[str, float], cpus: int, gpus: float, memory_gb: float) -> int:
-    """How many workers have room on one machine."""
-    takes = {"CPU": cpus, "GPU": gpus, "memory": memory_gb * GB}
-    return min(int(node.get(name, 0) // amount) for name, amount in takes.items() if amount)
-
-
-def _of_each_worker(resources: ResourcesConfig) -> tuple[int, float]:
-    """CPUs and GPUs of each worker of a trial."""
-    workers = resources.workers_per_trial
-    check_shares("resources.cpus_per_trial", resources.cpus_per_trial, workers)
-    check_shares("resources.gpus_per_trial", resources.gpus_per_trial, workers)
-    return resources.cpus_per_trial // workers, resources.gpus_per_trial / workers
 
 
 class _SharedBatches(OptunaSearch):
@@ -277,7 +198,7 @@ def _run(
 
 def _trainable(config: SearchConfig, dataset: Path, runs: Path) -> Any:
     resources = config.resources
-    cpus, gpus = _of_each_worker(resources)
+    cpus, gpus = of_each_worker(resources)
     function = tune.with_parameters(
         run_trial,
         base=config.trial,

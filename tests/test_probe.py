@@ -224,10 +224,10 @@ def test_a_trials_memory_is_measured_before_a_search(cluster, trial_config, prep
 
 
 def test_more_memory_than_a_machine_has_is_refused(monkeypatch):
-    from search import session
+    from search import cluster
 
-    monkeypatch.setattr(session.ray, "cluster_resources", dict)
-    monkeypatch.setattr(session.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0, "memory": 8e9}}])
+    monkeypatch.setattr(cluster.ray, "cluster_resources", dict)
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0, "memory": 8e9}}])
     message = "resources.memory_gb_per_trial is 9, but no machine has more than 8; choose fewer with --set"
     with pytest.raises(ValueError, match=message):
-        session._fitting(ResourcesConfig(memory_gb_per_trial=9.0), Console())
+        cluster.fitting(ResourcesConfig(memory_gb_per_trial=9.0), Console())

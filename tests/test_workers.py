@@ -314,13 +314,13 @@ ONE_NODE, TWO_NODES = [{"CPU": 8.0, "GPU": 4.0}], [{"CPU": 3.0}, {"CPU": 5.0}]
 
 def on(nodes, monkeypatch, *settings):
     """How many trials run at once on such a cluster."""
-    from search import tuner
+    from search import cluster
     from search.config import with_settings
     from search.presets import preset
 
     nodes = [{"Alive": True, "Resources": node} for node in nodes] + [{"Alive": False, "Resources": {"CPU": 99.0}}]
-    monkeypatch.setattr(tuner.ray, "nodes", lambda: nodes)
-    return tuner.trials_at_once(with_settings(preset("demo"), [f"resources.{text}" for text in settings]))
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    return cluster.trials_at_once(with_settings(preset("demo"), [f"resources.{text}" for text in settings]))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search.optuna import OptunaSearch as StockSearch
 from rich.console import Console
 
-from search import session, tuner
+from search import cluster, session, tuner
 from search.config import SearchConfig
 from search.optuna_search import OptunaSearch
 from search.presets import preset
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="of one step; at least 210 (default: 1000)")
     options = parser.parse_args()
-    tuner.start_ray()
+    cluster.start_ray()
     with tempfile.TemporaryDirectory(prefix="bench-overhead-") as scratch:
         folder = Path(scratch)
         figures = growth(folder / "growth", options.trials)

@@ -27,7 +27,7 @@ from demo_data import make_demo_data
 from ray import tune
 from rich.console import Console
 
-from search import session, tuner
+from search import cluster, session, tuner
 from search.config import SchedulerConfig, SearchConfig, StoppingConfig, WandbConfig
 from search.presets import preset
 from search.progress import Progress
@@ -53,7 +53,7 @@ class Watch(tune.Callback):
 def main() -> None:
     """Command line."""
     options = _parser().parse_args()
-    tuner.start_ray()
+    cluster.start_ray()
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as scratch:
         folder = Path(scratch)
         data = options.data or make_demo_data(folder)

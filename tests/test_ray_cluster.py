@@ -1,0 +1,78 @@
+"""What a search does on a cluster whose machines come and go, and do not share a disk."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from search import cluster
+from search.config import ResourcesConfig
+
+ONE_GPU = ResourcesConfig(cpus_per_trial=4, gpus_per_trial=1.0, memory_gb_per_trial=8.0)
+WORKER = {"Alive": True, "NodeID": "b", "NodeManagerAddress": "10.0.0.2"}
+WORKER["Resources"] = {"CPU": 8.0, "GPU": 1.0, "memory": 3e10}
+HEAD = {"Alive": True, "NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 0.0, "memory": 1e10}}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What is asked of a cluster whose machines come on demand; of its head alone, until one is added."""
+    requests = []
+    monkeypatch.setattr(cluster, "_grows", lambda: True)
+    monkeypatch.setattr(cluster, "request_resources", lambda bundles: requests.append(bundles))
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"GPU": 1.0})
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [HEAD])
+    return requests
+
+
+def test_a_search_waits_for_the_first_machine_that_a_trial_fits_on(asked, monkeypatch):
+    def come(_):
+        monkeypatch.setattr(cluster.ray, "nodes", lambda: [HEAD, WORKER])
+
+    monkeypatch.setattr(cluster.time, "sleep", come)
+    assert cluster.fitting(ONE_GPU, Console(file=io.StringIO())) == ONE_GPU
+    assert asked == [[{"CPU": 4, "GPU": 1.0}], []]
+
+
+def test_where_a_trial_fits_already_nothing_is_asked_for(asked, monkeypatch):
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [HEAD, WORKER])
+    cluster.fitting(ONE_GPU, Console(file=io.StringIO()))
+    assert asked == []
+
+
+def test_if_no_machine_comes_it_says_where_to_look(asked, monkeypatch):
+    monkeypatch.setattr(cluster, "MOST_WAIT_S", -1.0)
+    with pytest.raises(ValueError, match=r"no machine with 4 CPUs and 1 GPUs came up .* see why in .*monitor"):
+        cluster.fitting(ONE_GPU, Console(file=io.StringIO()))
+    assert asked[-1] == []
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_folder_that_other_machines_do_not_see_is_refused(monkeypatch, tmp_path, seen):
+    looked = []
+
+    def seen_on(node_id, file):
+        looked.append((node_id, file.exists()))
+        return seen
+
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [HEAD, WORKER, {**WORKER, "Alive": False, "NodeID": "c"}])
+    monkeypatch.setattr(cluster, "_own_node", lambda: "a")
+    monkeypatch.setattr(cluster, "_seen_on", seen_on)
+    folder = tmp_path / "results"
+    if seen:
+        cluster.check_shared(folder)
+    else:
+        with pytest.raises(ValueError, match=r"results is not seen on machine 10\.0\.0\.2 of the cluster"):
+            cluster.check_shared(folder)
+    assert looked == [("b", True)]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_comes_into_sight_or_does_not(cluster, tmp_path):
+    import ray
+
+    from search.cluster import _comes_into_sight, _own_node, _seen_on
+
+    assert _seen_on(_own_node(), tmp_path)
+    assert not _comes_into_sight(tmp_path / "missing", 0.0)
+    assert len(ray.nodes()) == 1
