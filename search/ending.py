@@ -17,7 +17,8 @@ from search.export import export_best
 from search.exported import BEST
 from search.figure import draw_waveforms
 from search.generate import write_waveforms
-from search.plan import PROJECT, TRIALS_FILE, shown_path
+from search.plan import FINALISTS_FILE, GENERATED, PROJECT, TRIALS_FILE, shown_path
+from search.report import REPORT, write_report
 from search.space import shown
 from search.tracking import resolved_mode
 from search.trials import score_text
@@ -25,9 +26,7 @@ from search.verdict import Verdict
 from trainables.batches import LABELS, PreparedDataset
 from trainables.fidelity import Band
 
-FINALISTS_FILE = "finalists.csv"
 FIGURE = "waveforms.png"
-GENERATED = "generated.npy"
 GENERATED_COUNT = 64
 
 
@@ -45,7 +44,7 @@ def finish(
     folder: Path,
     console: Console,
 ) -> None:
-    """Export the best of these trials, draw what it generates, and say where everything is."""
+    """Export the best of these trials, draw what it generates, write the report, and say where everything is."""
     metrics = export_best(trials, config.trial, dataset, folder, verdict)
     write_waveforms(folder, GENERATED_COUNT, folder / GENERATED, seed=config.seed)
     score, validation = metrics["validation"]["score"], dataset.part("val", config.model)
@@ -57,6 +56,7 @@ def finish(
         f"{folder.name}, trial {metrics['trial_id']}, score {score_text(score)} (1 = as close as real to real)",
         folder / FIGURE,
     )
+    write_report(folder)
     _say_where_everything_is(metrics, verdict, config, folder, console)
 
 
@@ -71,6 +71,7 @@ def _say_where_everything_is(
         f"Best: trial {trial_id}, seed {metrics['seed']}, score {score_text(metrics['validation']['score'])} "
         f"on validation, {score_text(metrics['test']['score'])} on the test part",
         f"  {parameters}" if parameters else "",
+        f"  {where}/{REPORT}    what was found, to open in a browser",
         f"  {where}/{BEST}/          generator, configuration, metrics, README",
         f"  {where}/{FIGURE}  generated beside real waveforms",
         f"  {where}/{TRIALS_FILE}     every trial",

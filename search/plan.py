@@ -21,6 +21,9 @@ from trainables.config import flat, with_values
 PROJECT = Path(__file__).resolve().parents[1]
 SEARCH_FILE = "search.json"
 TRIALS_FILE = "trials.csv"
+FINALISTS_FILE = "finalists.csv"
+ANSWERS_FILE = "answers.json"
+GENERATED = "generated.npy"
 DEMO_DATA = "demo-data"
 # What a resumed search has settled already.
 SETTLED = ("data", "preset", "num_samples", "max_epochs", "max_hours", "seed", "config", "set", "trial")

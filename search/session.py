@@ -25,10 +25,10 @@ from search.answers import answers, histories, what_matters
 from search.budget import ended_by, limit_hours, seconds_needed
 from search.cluster import check_shared, expected_at_once, fitting, start_ray, trials_at_once
 from search.config import SearchConfig, resolved
-from search.ending import FINALISTS_FILE, finish, say_how_to_resume
+from search.ending import finish, say_how_to_resume
 from search.finalists import choose
 from search.packing import pack
-from search.plan import DEMO_DATA, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
+from search.plan import ANSWERS_FILE, DEMO_DATA, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
 from search.tracking import Tracking
 from search.trials import TrialRow, trial_rows, write_trials
@@ -42,7 +42,6 @@ from trainables.training import check_fit
 
 DEMO_SETTINGS = PrepareSettings(country="any", min_magnitude=0.0, fs_hz=50.0, window_s=20.48)
 FINALISTS = "finalists"
-ANSWERS_FILE = "answers.json"
 
 
 def run(plan: Plan, console: Console) -> bool:

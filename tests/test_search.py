@@ -80,6 +80,7 @@ def test_a_search_leaves_what_the_contract_names(result):
         "trials.csv",
         "trials.jsonl",
         "answers.json",
+        "report.html",
         "optuna.journal",
         "tune",
         "wandb",
@@ -429,6 +430,7 @@ def test_one_at_a_time_the_same_seed_proposes_and_scores_the_same(result, prepar
 
 def test_a_trial_that_fails_is_told_as_failed_and_the_others_go_on(cluster, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "check_fit", lambda config, dataset: None)  # or it would refuse what is to fail here
+    monkeypatch.setattr("search.tuner.MAX_FAILURES", 0)  # it would fail each time
     settings = ["--set", "training.batch_size=[10, 90]", "--num-samples", "4", "--max-epochs", "1", "--name", "x"]
     folder, _, _ = search(tmp_path, prepared, *settings)
     table = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str}).set_index("trial_id")
@@ -449,6 +451,7 @@ def test_a_searched_parameter_s_own_default_need_not_fit_the_data(prepared, tmp_
 
 def test_when_every_trial_fails_the_reason_is_told(cluster, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "check_fit", lambda config, dataset: None)
+    monkeypatch.setattr("search.tuner.MAX_FAILURES", 0)
     with pytest.raises(ValueError, match="batch_size is 40 but there are only 30"):
         search(tmp_path, prepared, "--set", "training.batch_size=40", "--num-samples", "1", "--name", "x")
 
