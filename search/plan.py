@@ -52,7 +52,7 @@ def make(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
     Raises:
         ValueError: for anything that cannot be run, saying what to do instead.
     """
-    results = (arguments.results or PROJECT / "results").resolve()
+    results = _folder(arguments.results or environment.get("SEARCH_RESULTS") or str(PROJECT / "results"))
     if arguments.resume:
         return _resumed(arguments, results)
     if arguments.trial and arguments.config:
@@ -88,9 +88,17 @@ def _data(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path
             preset(arguments.preset)
             raise ValueError(f"preset {arguments.preset} needs data; give --data DIR, made by data_prep/prepare.py")
         return None
-    if not (Path(folder) / "manifest.json").is_file():
+    dataset = _folder(str(folder))
+    if not (dataset / "manifest.json").is_file():
         raise ValueError(f"dataset {folder}: no manifest.json; give a folder made by data_prep/prepare.py")
-    return Path(folder).resolve()
+    return dataset
+
+
+def _folder(text: str) -> Path:
+    """A folder by its name; buckets are not read yet."""
+    if "://" in text:
+        raise ValueError(f"{text} is a URL; expected a folder, on a cluster one that all its machines share")
+    return Path(text).resolve()
 
 
 def _config(arguments: argparse.Namespace, name: str) -> SearchConfig:

@@ -25,7 +25,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder written by data_prep/prepare.py")
     parser.add_argument("--preset", help="demo or itaca; itaca wherever there are data")
     parser.add_argument("--name", help="name of the result; by default the preset and the next free number")
-    parser.add_argument("--results", type=Path, help="folder of all results (default: results/ of the project)")
+    parser.add_argument("--results", help="folder of all results (default: $SEARCH_RESULTS, or the project's results/)")
     parser.add_argument("--num-samples", type=int, help="how many configurations to try")
     parser.add_argument("--max-epochs", type=int, help="epochs a configuration is trained for, at most")
     parser.add_argument("--max-hours", type=float, help="end the search after this time and export the best so far")

@@ -129,7 +129,10 @@ def test_a_dry_run_writes_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     "script",
-    ["search/run.py", "search/generate.py", "data_prep/prepare.py", "data_prep/download.py", "tests/bench/prepare.py"],
+    [
+        *("search/run.py", "search/generate.py", "search/report.py", "search/cluster_check.py"),
+        *("data_prep/prepare.py", "data_prep/download.py", "tests/bench/prepare.py"),
+    ],
 )
 def test_help_is_for_newcomers(script):
     done = call(script, "--help")

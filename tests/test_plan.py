@@ -151,3 +151,19 @@ def test_a_dry_run_shows_configuration_space_resources_and_baselines(tmp_path, d
         "itaca-1",
     ):
         assert expected in text
+
+
+def test_results_go_where_the_environment_says(tmp_path):
+    planned = plan.make(parse_arguments(["--name", "x"]), {"SEARCH_RESULTS": str(tmp_path)})
+    assert planned.folder == tmp_path / "x"
+    given = make(tmp_path / "own", "--name", "x", environment={"SEARCH_RESULTS": "/other"})
+    assert given.folder == tmp_path / "own" / "x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [(["--results", "s3://a/b"], {}), ([], {"SEARCH_RESULTS": "s3://a/b"}), ([], {"SEARCH_DATA": "s3://a/b"})],
+)
+def test_a_bucket_is_refused(arguments, environment):
+    with pytest.raises(ValueError, match="s3://a/b is a URL; expected a folder, on a cluster one that all"):
+        plan.make(parse_arguments(arguments), environment)
