@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -66,10 +67,17 @@ def fingerprint(content: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Records:
-    """What a waveform takes from one training record: label and conditions (N, L), scales in cm/s² (N, C)."""
+    """What a waveform takes from one training record: label and conditions (N, L), scales in cm/s² (N, C).
+
+    `number` (N,) counts the training records of the label from 0, in the order of `train.parquet`.
+    """
 
     label: Tensor
     scale: Tensor
+    number: Tensor
+
+    def __getitem__(self, places: Tensor | slice) -> "Records":
+        return Records(self.label[places], self.scale[places], self.number[places])
 
 
 def load_records(result: Path, label: str, scaled: bool) -> Records:
@@ -79,10 +87,11 @@ def load_records(result: Path, label: str, scaled: bool) -> Records:
         ValueError: the unit of no training record of that label was known.
     """
     kept = load_file(result / BEST / RECORDS)
-    records = Records(kept[f"{label}.label"], kept[f"{label}.scale"])
+    labels = kept[f"{label}.label"]
+    records = Records(labels, kept[f"{label}.scale"], torch.arange(len(labels)))
     if not scaled:
         return records
     known = records.scale.isfinite().all(1)
     if not known.any():
         raise ValueError(f"{result}: its training records of {label} have no known unit; generate them normalised")
-    return Records(records.label[known], records.scale[known])
+    return records[known]
