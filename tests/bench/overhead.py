@@ -95,15 +95,16 @@ def main() -> None:
     cluster.start_ray()
     with tempfile.TemporaryDirectory(prefix="bench-overhead-") as scratch:
         folder = Path(scratch)
-        figures = growth(folder / "growth", options.trials)
-        figures |= starts(folder)
+        data = make_demo_data(folder)
+        figures = growth(data, folder / "growth", options.trials)
+        figures |= starts(data, folder)
     print(json.dumps({name: float(f"{value:.4g}") for name, value in figures.items()}))
 
 
-def growth(folder: Path, count: int) -> dict[str, float]:
+def growth(data: Path, folder: Path, count: int) -> dict[str, float]:
     """What each further trial of one step costs."""
     config = replace(preset("demo"), num_samples=count)
-    clock = search(config, folder, folder, one_step)
+    clock = search(config, data, folder, one_step)
     seconds = np.diff(np.array(clock.ended_at) - np.array(clock.drawn_by))[WARM:]
     print(
         f"one trial: {seconds[:HUNDRED].mean() * 1000:.1f} ms at first, {seconds[-HUNDRED:].mean() * 1000:.1f} at last"
@@ -114,9 +115,8 @@ def growth(folder: Path, count: int) -> dict[str, float]:
     }
 
 
-def starts(folder: Path) -> dict[str, float]:
+def starts(data: Path, folder: Path) -> dict[str, float]:
     """From a trial's parameters to its first step."""
-    data = make_demo_data(folder)
     config = with_values(preset("demo"), {"training.max_epochs": 1, "resources.max_concurrent": 1})
     config = replace(config, num_samples=OURS)
     ours = _waits(search(config, data, folder / "ours", marked_trial), folder / "ours")
