@@ -9,12 +9,12 @@ import sys
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
-from ray import cloudpickle, tune
+from ray import cloudpickle
 from ray.tune import ExperimentAnalysis
 
 from search import session, tuner
 from tests.made_up import report, send
-from tests.test_search import Interrupt, search, study, with_callback
+from tests.test_search import Interrupt, search, study, two_hours_pass, with_callback
 from tests.wandb_fakes import Offline
 
 pytestmark = pytest.mark.slow
@@ -169,22 +169,7 @@ def test_ctrl_c_leaves_a_trial_to_go_on_with(cluster, prepared, tmp_path, monkey
 
 
 def test_trials_that_time_cuts_off_have_ended(cluster, prepared, tmp_path, monkeypatch):
-    class Clock(tune.Callback):
-        """The clock of the time limit: two hours pass at the third report, none before or after."""
-
-        seconds, reports = 1.0, 0
-
-        def on_trial_result(self, iteration, trials, trial, result, **info):
-            Clock.reports += 1
-            if Clock.reports == 3:
-                Clock.seconds += 7200
-
-        @staticmethod
-        def time():
-            return Clock.seconds
-
-    monkeypatch.setattr("ray.tune.stopper.timeout.time", Clock)
-    with_callback(monkeypatch, Clock())
+    two_hours_pass(monkeypatch)
     folder, _, finished = planted_search(tmp_path, prepared, run_for_ever, "--max-hours", "1")
     assert finished
     (row,) = table_of(folder).to_dict("records")

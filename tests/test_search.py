@@ -474,7 +474,9 @@ def with_callback(monkeypatch, callback):
     monkeypatch.setattr(session, "run_search", with_one_more)
 
 
-def test_a_search_whose_time_is_up_exports_the_best_so_far(cluster, prepared, tmp_path, monkeypatch):
+def two_hours_pass(monkeypatch):
+    """Have the time limit of this test's searches run out at their third report."""
+
     class Clock(tune.Callback):
         """The clock of Tune's time limit: two hours pass at the third report, none before or after."""
 
@@ -492,6 +494,10 @@ def test_a_search_whose_time_is_up_exports_the_best_so_far(cluster, prepared, tm
 
     monkeypatch.setattr("ray.tune.stopper.timeout.time", Clock)
     with_callback(monkeypatch, Clock())
+
+
+def test_a_search_whose_time_is_up_exports_the_best_so_far(cluster, prepared, tmp_path, monkeypatch):
+    two_hours_pass(monkeypatch)
     arguments = ["--num-samples", "50", "--max-epochs", "1000", "--max-hours", "1", "--name", "x"]
     settings = ["--set", "scheduler.name=none", "--set", "stopping.grace_epochs=1000"]
     folder, _, finished = search(tmp_path, prepared, *arguments, *settings)
