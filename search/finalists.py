@@ -5,7 +5,6 @@ the scores of all (`curve_model.py`) are trained again, to the last epoch, each 
 did not use; `verdict.py` says which won.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import pandas as pd
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from data_prep.files import write_json, written_whole
+from data_prep.files import written_whole
 from search.config import SearchConfig
 from search.curve_model import expected_scores
 from search.optuna_search import PastTrial
@@ -104,14 +103,5 @@ class Listed(Searcher):
         """Nothing is learnt from a trial."""
 
     def rebuild(self, past: Sequence[PastTrial]) -> None:
-        """Propose again what was given to trials that a restored Tune has never heard of."""
-        known = {trial.trial_id for trial in past}
-        self._given = {trial_id: point for trial_id, point in self._given.items() if trial_id in known}
-
-    def save(self, checkpoint_path: str) -> None:
-        """Keep who was given what."""
-        write_json(Path(checkpoint_path), self._given)
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Go on from there."""
-        self._given = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))
+        """Propose what no trial of a restored search has been given."""
+        self._given = {trial.trial_id: self._points.index(dict(trial.parameters)) for trial in past}

@@ -30,8 +30,3 @@ def forget_metrics(trial: Trial) -> None:
     records: Any = trial.run_metadata
     records.metric_analysis = {name: kept for name, kept in records.metric_analysis.items() if name == "score"}
     records.metric_n_steps = {name: kept for name, kept in records.metric_n_steps.items() if name == "score"}
-
-
-def save_at_this_step(tune_controller: Any) -> None:
-    """Have Tune save its state at the end of this step; of itself it waits for up to ten seconds or longer."""
-    tune_controller._checkpoint_manager._should_force_sync_up = True

@@ -140,13 +140,6 @@ class OptunaSearch(Searcher):
             self._study.tell(trial.number, state=TrialState.PRUNED if reported else TrialState.FAIL)
         self._running.clear()
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to write: all follows from the trials. Tune wants the file to exist."""
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to read: `rebuild` is told of the trials."""
-
 
 def open_storage(journal: Path) -> BaseStorage:
     """Where a study is kept: the database that OPTUNA_STORAGE names, or a new journal in place of an earlier one."""

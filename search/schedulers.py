@@ -11,7 +11,6 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search.config import SchedulerConfig
-from search.internals import save_at_this_step
 from search.trials import trial_number
 
 # Scores of adversarial training jump from epoch to epoch: a trial is compared by the median of its last ones.
@@ -23,22 +22,7 @@ def recent_score(scores: Sequence[float]) -> float:
     return median(scores[-REPORTS_COMPARED:])
 
 
-class RunAll(FIFOScheduler):
-    """Stops no trial; has Tune save its state as each ends, so that what is told of as ended is not trained again."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Tune calls this when a trial has ended well."""
-        save_at_this_step(tune_controller)
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Tune calls this when a trial has failed."""
-        save_at_this_step(tune_controller)
-
-
-class Asha(RunAll):
+class Asha(FIFOScheduler):
     """Asynchronous successive halving (Li et al. 2018) on what the critic has seen.
 
     At each rung the best share of the trials that have come so far goes on. A rung asks for so many samples seen by the
@@ -58,7 +42,7 @@ class Asha(RunAll):
     def __init__(
         self, rungs: Sequence[float], generator_steps: int, reduction_factor: float, brackets: int = 1, seed: int = 0
     ):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._levels, self._generator_steps, self._share = list(rungs), generator_steps, 1 / reduction_factor
         self._brackets, self._seed = brackets, seed
         # By bracket and rung the score of each trial that reached it.
@@ -72,7 +56,6 @@ class Asha(RunAll):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Take note of a trial's last report."""
-        super().on_trial_complete(tune_controller, trial, result)
         if result:
             self._falls_behind(trial, result)
         self._scores.pop(trial.trial_id, None)
@@ -119,7 +102,7 @@ def rung_epochs(config: SchedulerConfig, max_epochs: int) -> list[int]:
 def make_scheduler(config: SchedulerConfig, max_epochs: int, windows: int, seed: int) -> TrialScheduler:
     """A Tune scheduler that minimises `score`; an epoch is one pass of the critic over so many windows."""
     if config.name == "none":
-        return RunAll()
+        return FIFOScheduler()
     if config.name == "median":
         every = range(min(config.grace_epochs, max_epochs), max_epochs + 1)
         return Asha([epoch * windows for epoch in every], config.grace_generator_steps, reduction_factor=2)

@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from search.config import WandbConfig
-from search.trial_log import LOG, TrialLog
+from search.line_log import LOG, LineLog
 from search.trials import OUT_OF_TIME, trial_number, trial_rows
 from search.wandb_runs import Mode, is_complete, write_runs
 
@@ -61,7 +61,7 @@ class Tracking(Callback):
         self._begun = False
         self._ended: set[str] = set()
         mode = resolved_mode(config.mode)
-        self._trial_log = TrialLog(folder)
+        self._trial_log = LineLog(folder / LOG)
         self._writer = None if mode == "disabled" else Writer(folder, mode)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from ray import tune
 from ray.tune.analysis import ExperimentAnalysis
-from ray.tune.experiment import Trial
+from ray.tune.experiment import Experiment, Trial
 from ray.tune.logger import JsonLoggerCallback
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.stopper import Stopper, TimeoutStopper
 
 from search.budget import Budget
@@ -18,13 +18,13 @@ from search.cluster import BATCH_SIZE, expected_at_once, of_each_worker, trials_
 from search.config import SearchConfig
 from search.finalists import Listed
 from search.internals import ForgetMetrics
+from search.line_log import reports_by_trial
 from search.optuna_search import JOURNAL, OptunaSearch, PastTrial, earlier_trials, open_storage
 from search.samplers import make_sampler
-from search.schedulers import Asha, RunAll, make_scheduler, rung_epochs
+from search.schedulers import Asha, make_scheduler, rung_epochs
 from search.stoppers import stop_reason
-from search.trial_log import reports_by_trial
 from search.trials import trial_number
-from search.tune_state import EXPERIMENT, Proposals, StateKept, mend_state
+from search.tune_state import EXPERIMENT, Proposals, TrialsKept, mend_state
 from trainables.batches import PreparedDataset
 from trainables.trainable import MAX_FAILURES, run_trial
 from trainables.training import OUT_OF_MEMORY
@@ -71,6 +71,8 @@ class _Restored(tune.Callback):
         if self._told:
             return
         self._told = True
+        if not trials:  # Tune logs why, and would begin the search anew
+            raise ValueError(f"{self._folder / EXPERIMENT} cannot be read, so the search cannot go on from it")
         logged = reports_by_trial(self._folder)
         past = [_past(trial, logged.get(trial.trial_id, [])) for trial in sorted(trials, key=trial_number)]
         self._searcher.rebuild(past)
@@ -152,7 +154,7 @@ def run_finalists(
     `limit_s` 0 means no limit.
     """
     limit = TimeoutStopper(limit_s) if limit_s else None
-    return _run(config, dataset, folder, callbacks, resume, Listed(points), RunAll(), len(points), limit)
+    return _run(config, dataset, folder, callbacks, resume, Listed(points), FIFOScheduler(), len(points), limit)
 
 
 def _run(
@@ -171,21 +173,24 @@ def _run(
         mend_state(folder)
     restored = [_Restored(searcher, scheduler, limit, folder)] if resume else []
     handler = signal.getsignal(signal.SIGINT)
-    analysis = tune.run(
+    experiment = Experiment(
+        EXPERIMENT,
         _trainable(config, dataset, folder / EXPERIMENT),
-        name=EXPERIMENT,
         storage_path=str(folder),
-        search_alg=Proposals(searcher, trials_at_once(config)),
-        scheduler=scheduler,
         num_samples=num_samples,
         stop=limit,
         # The last two, and no choice by score: what Tune saves of itself may name the last but one as the last.
         checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-        callbacks=[*restored, StateKept(folder), _RunAlone(), *callbacks, results, ForgetMetrics()],
+        max_failures=MAX_FAILURES,
+    )
+    analysis = tune.run(
+        experiment,  # type: ignore[arg-type]  # as documented
+        search_alg=Proposals(searcher, trials_at_once(config), experiment),
+        scheduler=scheduler,
+        callbacks=[*restored, TrialsKept(folder), _RunAlone(), *callbacks, results, ForgetMetrics()],
         resume_config=tune.ResumeConfig() if resume else None,
         reuse_actors=config.resources.workers_per_trial == 1,
         raise_on_failed_trial=False,
-        max_failures=MAX_FAILURES,
         verbose=0,
     )
     # Tune answers Ctrl-C by saving its state and putting the old handler back; else its own is left behind.

@@ -21,8 +21,8 @@ import wandb
 
 from search.config import read_config
 from search.figure import draw_waveforms
+from search.line_log import LOG, whole_lines
 from search.plan import SEARCH_FILE, data_of
-from search.trial_log import LOG, whole_lines
 from trainables.batches import LABELS, PreparedDataset
 from trainables.checkpoint import FILE, load_first
 from trainables.config import TrialConfig, with_values

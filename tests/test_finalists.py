@@ -155,15 +155,11 @@ def test_the_verdict_is_plain_json_and_a_failed_training_is_null():
     assert "failed" in verdict(one=[1.0, 2.0, math.inf], other=[3.0] * 3).lines[0]
 
 
-def test_a_restored_list_goes_on_where_it_was(tmp_path):
+def test_a_restored_list_goes_on_with_what_no_trial_has():
     points = [{"seed": seed} for seed in range(4)]
-    before = Listed(points)
-    assert [before.suggest(trial_id) for trial_id in "ab"] == points[:2]
-    before.save(str(tmp_path / "list.json"))
     after = Listed(points)
-    after.restore(str(tmp_path / "list.json"))
-    after.rebuild([PastTrial("a", {}, [], running=True, failed=False)])
-    assert [after.suggest(trial_id) for trial_id in "cdef"] == [*points[1:], Listed.FINISHED]
+    after.rebuild([PastTrial("a", points[1], [], running=True, failed=False)])
+    assert [after.suggest(trial_id) for trial_id in "cdef"] == [points[0], *points[2:], Listed.FINISHED]
 
 
 def test_trainings_are_written_with_the_trial_whose_configuration_they_train(tmp_path):

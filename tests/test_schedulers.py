@@ -3,9 +3,10 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+from ray.tune.schedulers import FIFOScheduler
 
 from search.config import SchedulerConfig
-from search.schedulers import Asha, RunAll, make_scheduler, recent_score, rung_epochs
+from search.schedulers import Asha, make_scheduler, recent_score, rung_epochs
 
 NAN, INF = math.nan, math.inf
 
@@ -139,4 +140,4 @@ def test_the_median_rule_stops_the_worse_half_at_any_epoch_past_the_grace():
 
 
 def test_no_scheduler():
-    assert type(make_scheduler(SchedulerConfig(name="none"), 10, 480, 0)) is RunAll
+    assert type(make_scheduler(SchedulerConfig(name="none"), 10, 480, 0)) is FIFOScheduler

@@ -16,10 +16,10 @@ import pytest
 from data_prep.files import sha256
 from search.config import SearchConfig, resolved
 from search.exported import FORMAT
+from search.line_log import LOG, LineLog
 from search.report import main, write_report
 from search.report_data import hours_text
 from search.report_svg import Axis, number
-from search.trial_log import TrialLog
 from search.trials import TrialRow, write_trials
 from trainables.fidelity import SCORED
 
@@ -64,7 +64,7 @@ def write_result(folder, data, rows, **changes):
     config["config"]["training"]["max_epochs"] = EPOCHS
     config["config"]["scheduler"]["grace_epochs"] = 2
     (folder / "search.json").write_text(json.dumps(config))
-    log = TrialLog(folder)
+    log = LineLog(folder / LOG)
     for row in rows:
         log.write({"trial": row.trial_id, "about": {"number": 1, "parameters": row.parameters}})
         for report in reports_of(row):

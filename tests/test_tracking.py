@@ -14,9 +14,9 @@ from rich.console import Console
 from data_prep.files import write_json
 from search import tracking, wandb_runs
 from search.config import WandbConfig, resolved
+from search.line_log import LOG, LineLog, reports_by_trial
 from search.presets import preset
 from search.tracking import Tracking, resolved_mode
-from search.trial_log import LOG, TrialLog, reports_by_trial
 from search.wandb_runs import Driver, Runs, is_complete, make_runs, write_runs
 from tests.wandb_fakes import BLOCK, Offline, running_service
 from trainables.checkpoint import FILE, save_checkpoint
@@ -149,7 +149,7 @@ def test_a_line_cut_off_by_a_kill_is_passed_over(folder):
     write_log(folder, starts(), *reports(1, 3))
     with (folder / LOG).open("a") as log:
         log.write('{"trial": "a", "rep')
-    TrialLog(folder).close()
+    LineLog(folder / LOG).close()
     follow(folder, *reports(4, 5), ends())
     assert offline(folder).steps == [1, 2, 3, 4, 5]
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
-from unittest.mock import MagicMock
 
 import numpy as np
 import optuna
@@ -66,7 +65,6 @@ class TuneMethod:
     def __init__(self, searcher: Any, scheduler: Any):
         self._searcher, self._scheduler = searcher, scheduler
         self._trials: dict[str, Any] = {}
-        self._controller = MagicMock()  # schedulers may ask Tune to save its state
 
     def propose(self) -> tuple[str, Parameters]:
         number = len(self._trials) + 1
@@ -80,7 +78,7 @@ class TuneMethod:
         trial = self._trials[name]
         stop = result["done"] or self._scheduler.on_trial_result(None, trial, result) == "STOP"
         if stop:
-            self._scheduler.on_trial_complete(self._controller, trial, result)
+            self._scheduler.on_trial_complete(None, trial, result)
             self._searcher.on_trial_complete(name, result)
         else:
             self._searcher.on_trial_result(name, result)

@@ -1,7 +1,7 @@
-"""A search's own log, `trials.jsonl`: every report of every trial, a line each, on the disk at once.
+"""Logs of a line an event, on the disk at once; `trials.jsonl` has every report of every trial.
 
 Tune stages its logs and copies them now and then, and W&B keeps back the tail of its files; after a kill both lack the
-last reports. This log has them: W&B runs, the rungs and Optuna's study are made again of it.
+last reports. `trials.jsonl` has them: W&B runs, the rungs and Optuna's study are made again of it.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 LOG = "trials.jsonl"
 
 
-class TrialLog:
-    """The log, to append to. Each line goes to the file at once."""
+class LineLog:
+    """A log to append to. Each line goes to the file at once."""
 
-    def __init__(self, folder: Path):
-        self._file = (folder / LOG).open("a+b", buffering=0)
+    def __init__(self, path: Path):
+        self._file = path.open("a+b", buffering=0)
         self._end_line()
 
     def _end_line(self) -> None:
@@ -52,12 +52,17 @@ def whole_lines(log: BinaryIO) -> Iterator[dict[str, Any]]:
     log.seek(-len(line), os.SEEK_CUR)
 
 
+def lines_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a log; none where there is no such file."""
+    if path.is_file():
+        with path.open("rb") as log:
+            yield from whole_lines(log)
+
+
 def reports_by_trial(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The reports of each trial by its id, an epoch once, in order: a restored trial repeats some."""
     reports: dict[str, dict[int, dict[str, Any]]] = {}
-    if (folder / LOG).is_file():
-        with (folder / LOG).open("rb") as file:
-            for line in whole_lines(file):
-                if "report" in line:
-                    reports.setdefault(line["trial"], {})[line["report"]["epoch"]] = line["report"]
+    for line in lines_of(folder / LOG):
+        if "report" in line:
+            reports.setdefault(line["trial"], {})[line["report"]["epoch"]] = line["report"]
     return {trial_id: [by_epoch[epoch] for epoch in sorted(by_epoch)] for trial_id, by_epoch in reports.items()}

@@ -1,8 +1,8 @@
-from search.trial_log import LOG, TrialLog, reports_by_trial
+from search.line_log import LOG, LineLog, reports_by_trial
 
 
 def write(folder, *lines):
-    log = TrialLog(folder)
+    log = LineLog(folder / LOG)
     for line in lines:
         log.write(line)
     log.close()
