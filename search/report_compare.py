@@ -58,7 +58,7 @@ def _figures_of(result: Result) -> dict[str, str]:
     return {
         "best trial": leader.trial_id if leader else "–",
         "its score in the search": text_of(leader.score) if leader else "–",
-        "median of its other seeds": text_of(winner["median"]) if winner else "–",
+        "mean of its other seeds": text_of(winner["mean"]) if winner else "–",
         "exported, on validation": text_of(best["validation"]["score"]) if best else "–",
         "exported, on the test part": text_of(best["test"]["score"]) if best else "–",
         "trials ended": str(sum(row.ended for row in result.rows)),
@@ -74,7 +74,7 @@ def _ladder(results: Sequence[Result]) -> str:
     for result in results:
         dots, words = finite((row.score, "all", "") for row in result.rows), "no export yet"
         for one in ranked(result)[:1]:
-            dots += finite([*((score, "seed", "") for score in one["scores"].values()), (one["median"], "seeds", "")])
+            dots += finite([*((score, "seed", "") for score in one["scores"].values()), (one["mean"], "seeds", "")])
         if result.best:
             dots += finite([(result.best["test"]["score"], "test", "")])
             words = f"○ test {text_of(result.best['test']['score'])}"

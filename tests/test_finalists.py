@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
@@ -104,11 +105,18 @@ def verdict(**scores):
     )
 
 
-def test_the_lowest_median_wins_not_the_lowest_score():
-    found = verdict(lucky=[1.0, 9.0, 8.0], steady=[5.0, 4.0, 6.0])
+def test_the_lowest_geometric_mean_wins_not_the_lowest_score():
+    found = verdict(lucky=[2.0, 9.0, 8.0], steady=[5.0, 4.0, 6.0])
     assert found.winner == "steady"
-    assert found.ranked[0].summary == (5.0, 4.0, 6.0)
-    assert found.ranked[1].scores == {1: 1.0, 2: 9.0, 3: 8.0}
+    assert found.ranked[0].summary == (pytest.approx(120 ** (1 / 3)), 4.0, 6.0)
+    assert found.ranked[1].scores == {1: 2.0, 2: 9.0, 3: 8.0}
+
+
+def test_a_training_that_failed_counts_as_the_worst_of_all():
+    found = verdict(once=[1.0, 2.0, math.inf], sound=[50.0, 80.0, 40.0], always=[math.inf] * 3)
+    assert [one.trial_id for one in found.ranked] == ["once", "sound", "always"]
+    assert found.ranked[0].mean == pytest.approx(160 ** (1 / 3))
+    assert found.ranked[2].mean == math.inf
 
 
 @pytest.mark.parametrize(
@@ -132,8 +140,6 @@ def test_winner_and_runner_up_are_told_apart_by_an_exact_permutation_test(one, o
 
 def test_of_equal_configurations_few_are_told_apart():
     """At the level of 0.1 one in ten, whatever the scores' distribution."""
-    import numpy as np
-
     scores = np.random.default_rng(0).lognormal(size=(300, 2, 3))
     share = np.mean([verdict(one=list(one), other=list(other)).told_apart for one, other in scores])
     assert share == pytest.approx(0.1, abs=0.05)
@@ -151,7 +157,7 @@ def test_the_verdict_is_plain_json_and_a_failed_training_is_null():
     content = verdict(one=[1.0, 2.0, math.inf], other=[math.inf] * 3).content()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["ranked"][0]["scores"] == {"1": 1.0, "2": 2.0, "3": None}
-    assert content["ranked"][1]["median"] is None
+    assert content["ranked"][1]["mean"] is None
     assert "failed" in verdict(one=[1.0, 2.0, math.inf], other=[3.0] * 3).lines[0]
 
 
@@ -245,10 +251,10 @@ def test_the_winner_s_best_training_is_exported_and_the_verdict_told(interrupted
     folder, _, text = interrupted
     metrics = json.loads((folder / "best" / "metrics.json").read_text())
     trained = pd.read_csv(folder / "finalists.csv", dtype={"trial_id": str})
-    medians = trained.groupby("trial_id")["score"].median()
+    means = np.log(trained.set_index("trial_id")["score"]).groupby(level=0).mean()
     ranked = metrics["finalists"]["ranked"]
-    assert metrics["trial_id"] == medians.idxmin() == ranked[0]["trial_id"]
-    assert all(one["median"] <= other["median"] for one, other in pairwise(ranked))
+    assert metrics["trial_id"] == means.idxmin() == ranked[0]["trial_id"]
+    assert all(one["mean"] <= other["mean"] for one, other in pairwise(ranked))
     searched = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str}).set_index("trial_id")
     of_winner = trained[trained["trial_id"] == metrics["trial_id"]].set_index("seed")["score"]
     of_winner.loc[0] = searched.loc[metrics["trial_id"], "score"]

@@ -87,12 +87,12 @@ def export(folder, winner):
     ranked = [
         {
             "trial_id": winner.trial_id,
-            "median": 14.0,
+            "mean": 14.0,
             "lowest": 13.0,
             "highest": None,
             "scores": {"1": 14.0, "2": None},
         },
-        {"trial_id": "t5", "median": 20.0, "lowest": 18.0, "highest": 21.0, "scores": {"1": 18.0, "2": 21.0}},
+        {"trial_id": "t5", "mean": 20.0, "lowest": 18.0, "highest": 21.0, "scores": {"1": 18.0, "2": 21.0}},
     ]
     metrics = {
         "trial_id": winner.trial_id,
@@ -160,7 +160,7 @@ def test_the_table_holds_what_the_file_holds(folder, page):
 
 def test_the_answer_is_the_export_and_its_doubts(page):
     answer = Reader(page).sections["answer"]
-    for told in ("Trial t4 is the best, by the median of 2 seeds.", "12.75", "15.25", "13.00 to failed", "90.33"):
+    for told in ("Trial t4 is the best, by the mean of 2 seeds.", "12.75", "15.25", "13.00 to failed", "90.33"):
         assert told in answer
     assert "4.93 times the best trial's, one seed each; better: 1 of the winner's 2 other seeds" in answer
     assert "Too few windows" in answer
@@ -281,7 +281,7 @@ def test_searches_side_by_side(folder, tmp_path, prepared, run_here):
     assert (status, told.strip()) == (0, str(tmp_path / "comparison.html"))
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     reader = Reader(page)
-    assert re.search(r"median of its other seeds\s+14\.00\s+–\s+–", reader.sections["scores"])
+    assert re.search(r"mean of its other seeds\s+14\.00\s+–\s+–", reader.sections["scores"])
     assert re.search(r"worker time of the search\s+26 min\s+10 min\s+0 min", reader.sections["scores"])
     assert re.search(r"latent_dim\s+104\s+102\s+–", reader.sections["parameters"])
     assert re.search(r"sampler\s+curves\s+tpe\s+curves", reader.sections["settings"])

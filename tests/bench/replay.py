@@ -12,7 +12,7 @@ finalists 6 trainings.
 What a search chooses is judged by the geometric mean over its seeds of the best score, which is the exported epoch's:
 seeds change scores by factors. Regret is its natural logarithm over that of the best configuration: 0.7 is a score
 twice as high. Ours chooses as the product does: within the same time the best configurations are trained again, and
-the lowest median wins. The others choose the configuration with the lowest score they saw.
+the lowest geometric mean wins. The others choose the configuration with the lowest score they saw.
 """
 
 import argparse
