@@ -4,7 +4,10 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
+from sysconfig import get_platform
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +19,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_prep.files import sha256, write_json, write_text, written_whole
-from search.exported import BEST, CARD, CONFIG, FORMAT, METRICS, RECORDS, WEIGHTS, fingerprint
+from search.card import model_card
+from search.exported import (
+    BEST,
+    CARD,
+    CONFIG,
+    DATASET,
+    ENVIRONMENT,
+    FORMAT,
+    METRICS,
+    PROGRAM,
+    RECORDS,
+    WEIGHTS,
+    write_sums,
+)
 from search.finalists import SEED
-from search.space import shown
-from search.trials import score_text, trial_rows
+from search.program import write_program
+from search.trials import trial_rows
 from search.verdict import Verdict
 from trainables.batches import PreparedDataset
 from trainables.checkpoint import load_first
@@ -42,7 +58,7 @@ def best_state(trials: Sequence[Trial]) -> tuple[Trial, dict[str, Any]]:
         ValueError: if no trial has reported a finite score, or no checkpoint is whole.
     """
     kept = [
-        (result.metrics["best_score"], trial, Path(result.checkpoint.path))
+        (result.metrics["best_score"], trial, result.checkpoint)
         for trial in trials
         for result in reversed(_checkpoints(trial))
         if math.isfinite(result.metrics["best_score"])
@@ -50,7 +66,8 @@ def best_state(trials: Sequence[Trial]) -> tuple[Trial, dict[str, Any]]:
     if not kept:
         raise ValueError(f"no trial has finished an epoch with a finite score: nothing to export{_why(trials)}")
     kept.sort(key=lambda candidate: candidate[0])
-    state, damage = load_first([folder for *_, folder in kept])
+    checkpoints = [checkpoint for *_, checkpoint in kept]
+    state, damage = load_first([Path(one.path) for one in checkpoints], checkpoints[0].filesystem)
     print(*damage, sep="\n", end="\n" if damage else "", file=sys.stderr)
     if state is None:
         raise ValueError("no checkpoint of this search is whole: nothing to export; start another search")
@@ -66,12 +83,13 @@ class _Kept(NamedTuple):
 
 def _checkpoints(trial: Trial) -> list[Any]:
     """The checkpoints that are kept of a trial: by Tune, or by the Ray Train run of its several workers."""
-    run = Path(trial.remote_experiment_path, trial.trial_id)
-    if not (run / SNAPSHOT).is_file():
+    storage: Any = trial.storage
+    run, filesystem = f"{trial.remote_experiment_path}/{trial.trial_id}", storage.storage_filesystem
+    if not filesystem.get_file_info(f"{run}/{SNAPSHOT}").is_file:
         manager: Any = trial.run_metadata.checkpoint_manager
         return list(manager.best_checkpoint_results)
     # Ray Train's JSON has no infinity: it comes back as None.
-    kept = ray.train.Result.from_path(run).best_checkpoints or []
+    kept = ray.train.Result.from_path(run, storage_filesystem=filesystem).best_checkpoints or []
     return [_Kept(checkpoint, metrics) for checkpoint, metrics in kept if metrics["best_score"] is not None]
 
 
@@ -107,7 +125,8 @@ def export_best(
     with written_whole(result / BEST) as aside:
         aside.mkdir()
         _write(aside, config, dataset, generator, metrics)
-        write_text(aside / CARD, _card(result.name, dataset, config.model, metrics, verdict))
+        write_text(aside / CARD, model_card(result.name, dataset, config.model, metrics, verdict))
+        write_sums(aside)
         _remove_earlier(result / BEST)
     return metrics
 
@@ -127,15 +146,16 @@ def _write(
     generator: AnyGenerator,
     metrics: dict[str, Any],
 ) -> None:
-    weights = {key: value.contiguous() for key, value in generator.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
-    write_json(folder / METRICS, metrics)
-    save_file(_records(dataset, config.model), folder / RECORDS)
+    records = _records(dataset, config.model)
+    save_file({key: value.contiguous() for key, value in generator.state_dict().items()}, folder / WEIGHTS)
+    save_file(records, folder / RECORDS)
+    write_program(generator, config.model, folder / PROGRAM)
     shape = {"samples": dataset.samples, "fs_hz": dataset.fs_hz, "labels": dataset.labels}
-    content = {"format": FORMAT, **shape, "standards": _standards(dataset, config.model), **asdict(config)}
-    content["sha256"] = None
-    checksums = {name: sha256(folder / name) for name in (WEIGHTS, RECORDS)} | {CONFIG: fingerprint(content)}
-    write_json(folder / CONFIG, {**content, "sha256": checksums})
+    standards = _standards(dataset, config.model)
+    write_json(folder / CONFIG, {"format": FORMAT, **shape, "standards": standards, **asdict(config)})
+    write_json(folder / METRICS, metrics)
+    write_json(folder / DATASET, _data(dataset, config.model, records))
+    write_json(folder / ENVIRONMENT, _environment())
 
 
 def _records(dataset: PreparedDataset, model: ModelConfig) -> dict[str, Tensor]:
@@ -160,55 +180,28 @@ def _standards(dataset: PreparedDataset, model: ModelConfig) -> dict[str, dict[s
     return {name: {"mean": mean, "std": std} for name, (mean, std) in standards.items()}
 
 
-def _card(
-    name: str, dataset: PreparedDataset, model: ModelConfig, metrics: dict[str, Any], verdict: Verdict | None
-) -> str:
-    validation, test = metrics["validation"]["score"], metrics["test"]["score"]
-    told = ", ".join(["label", *model.conditions, "the components' scales in cm/s²"])
-    parameters = "\n".join(f"| `{key}` | {shown(value)} |" for key, value in sorted(metrics["parameters"].items()))
-    return f"""# Generator of search `{name}`, trial {metrics["trial_id"]}, seed {metrics["seed"]}
-
-Accelerograms, {dataset.samples} samples at {dataset.fs_hz:g} Hz, each component ({", ".join(model.components)})
-normalised to mean 0 and standard deviation 1. What belongs to one training record is drawn together from
-`{RECORDS}`: {told}.
-
-| score (1 = as close as real data to themselves) | value |
-|---|---|
-| validation | {score_text(validation)} |
-| test | {score_text(test)} |
-{_doubts(metrics["test"])}{_finalists(verdict)}
-| parameter | value |
-|---|---|
-{parameters}
-
-Generate: `python search/generate.py results/{name} --count 16 --out waveforms.npy`
-"""
+def _data(dataset: PreparedDataset, model: ModelConfig, records: dict[str, Tensor]) -> dict[str, Any]:
+    """What the generator learned from: the dataset's fingerprint and manifest, and how its scales are distributed."""
+    scales = {name: _scales(records[f"{name}.scale"], model.components) for name in dataset.labels}
+    return {"fingerprint": sha256(dataset.folder / "manifest.json"), "manifest": dataset.manifest, "scales": scales}
 
 
-def _doubts(test: dict[str, Any]) -> str:
-    """What stands against trusting the generator or its score, a paragraph each."""
-    doubts = []
-    if not test["resolvable"]:
-        doubts.append("Too few windows or events to resolve the score: differences of this size may be chance.")
-    if test["finalist/memorisation_memorised"]:
-        doubts.append("It has memorised training records: what it generates lies closer to them than real records do.")
-    return "".join(f"\n{doubt}\n" for doubt in doubts)
+def _scales(scale_NC: Tensor, components: str) -> dict[str, Any]:
+    """Of the records of known unit, quantiles of each component's scale in cm/s²."""
+    known = scale_NC[scale_NC.isfinite().all(1)]
+    counts = {"records": len(scale_NC), "of_known_unit": len(known)}
+    if not len(known):
+        return counts
+    quantiles = {f"{share:.0%}": known.quantile(share, dim=0).tolist() for share in (0, 0.16, 0.5, 0.84, 1)}
+    by_component = {name: dict(zip(components, values, strict=True)) for name, values in quantiles.items()}
+    return {**counts, "quantiles_cm_s2": by_component}
 
 
-def _finalists(verdict: Verdict | None) -> str:
-    if verdict is None:
-        return ""
-    rows = "\n".join(f"| {one.trial_id} | {' | '.join(one.texts)} |" for one in verdict.ranked)
-    return f"""
-The best configurations of the search were trained again with other seeds; the lowest median wins, and of all
-trainings of the winner the one with the lowest score on validation is the generator here.
-
-| trial | median score | lowest | highest |
-|---|---|---|---|
-{rows}
-
-{verdict.sentence}
-"""
+def _environment() -> dict[str, str]:
+    """What the generator was exported with; no name of a machine or a person."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    versions = {name: version(name) for name in ("torch", "ray", "optuna", "numpy")}
+    return {"python": python_version(), **versions, "platform": get_platform(), "device": device}
 
 
 def _remove_earlier(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The folder `best/` of a result: what is in it, and how to load it. Needs torch and numpy, and nothing of Ray."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data_prep.files import sha256
+from data_prep.files import sha256, write_text
 from trainables.config import ModelConfig, from_dict
 from trainables.networks import AnyGenerator, make_generator
 
 BEST = "best"
-CONFIG, WEIGHTS, METRICS, RECORDS, CARD = (
-    "config.json",
-    "generator.safetensors",
-    "metrics.json",
-    "records.safetensors",
-    "README.md",
-)
+CONFIG, WEIGHTS, PROGRAM, RECORDS = "config.json", "generator.safetensors", "generator.onnx", "records.safetensors"
+METRICS, DATASET, ENVIRONMENT, CARD = "metrics.json", "dataset.json", "environment.json", "README.md"
+CHECKSUMS = "SHA256SUMS"
 # Format of the folder; a later one that differs gets the next number.
-FORMAT = 3
+FORMAT = 4
 REMEDY = "export it again with search/run.py --name NAME --resume"
 
 
@@ -31,38 +26,51 @@ def load_best(result: Path) -> tuple[AnyGenerator, dict[str, Any]]:
     """The exported generator of a result folder in evaluation mode, and its `config.json`.
 
     Raises:
-        ValueError: if the folder has no complete export, or one whose files have changed since.
+        ValueError: if the folder has no complete export, one of another format, or one whose files have changed since.
     """
     folder = result / BEST
-    for name in (CONFIG, WEIGHTS, RECORDS):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder / name} does not exist; expected the folder of a finished search, results/NAME")
     config = _read_config(folder / CONFIG)
-    for name in (WEIGHTS, RECORDS):
-        if sha256(folder / name) != config["sha256"][name]:
-            raise ValueError(f"{folder / name} differs from its checksum; {REMEDY}")
+    _check_sums(folder)
     generator = make_generator(from_dict(ModelConfig, config["model"]), config["samples"])
     generator.load_state_dict(load_file(folder / WEIGHTS))
     return generator.eval(), config
 
 
 def _read_config(file: Path) -> dict[str, Any]:
+    _check_exists(file)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        kept = {**config, "sha256": None}
-        intact = config["sha256"][CONFIG] == fingerprint(kept)
-    except (ValueError, KeyError, TypeError) as error:
+        config = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); {REMEDY}") from error
     if config.get("format") != FORMAT:
-        raise ValueError(f"{file} has format {config.get('format')}; this version reads {FORMAT}")
-    if not intact:
-        raise ValueError(f"{file} differs from its checksum; {REMEDY}")
-    return dict(config)
+        raise ValueError(f"{file} has format {config.get('format')}; this version reads {FORMAT}; {REMEDY}")
+    return config
 
 
-def fingerprint(content: dict[str, Any]) -> str:
-    """SHA-256 of plain JSON content, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _check_exists(file: Path) -> None:
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; expected the folder of a finished search, results/NAME")
+
+
+def write_sums(folder: Path) -> None:
+    """Write the checksums of all files of a folder as `sha256sum -c SHA256SUMS` reads them there."""
+    files = sorted(folder.iterdir())
+    write_text(folder / CHECKSUMS, "".join(f"{sha256(file)}  {file.name}\n" for file in files))
+
+
+def _check_sums(folder: Path) -> None:
+    """Compare every file that was exported with its checksum.
+
+    Raises:
+        ValueError: for one that is missing or differs.
+    """
+    _check_exists(folder / CHECKSUMS)
+    listed = (folder / CHECKSUMS).read_bytes().decode(errors="replace")
+    for line in listed.removesuffix("\n").split("\n"):
+        digest, _, name = line.partition("  ")
+        _check_exists(folder / name)
+        if sha256(folder / name) != digest:
+            raise ValueError(f"{folder / name} differs from its checksum; {REMEDY}")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 python search/generate.py results/demo-1 --count 16 --out x.npy
 
 Beside the file comes a table of the same name, x.csv, with a row a waveform. What a waveform is follows from the seed
-and its number alone, on any CPU: random numbers are drawn in the order of the waveforms, a thread computes by itself
-as many at a time as any other, in double precision, and the result is rounded so that no order of additions shows.
+and its number alone, on any CPU: random numbers are drawn in the order of the waveforms, a thread computes each
+by itself, in double precision, and the result is rounded so that no order of additions shows.
 """
 
 import math
@@ -39,13 +39,14 @@ from search.formats import (
 )
 from trainables.batches import LABELS
 from trainables.config import MAX_SEED
+from trainables.generator import LongConvolution
 from trainables.metrics import z_score
 from trainables.networks import AnyGenerator
 
-# Waveforms written together, and those that a thread generates together.
-BATCH, CHUNK = 64, 4
-# More would need more than a gigabyte for windows of 8000 samples.
-MOST_THREADS = 8
+# Waveforms written together.
+BATCH = 64
+# Each takes 35 MB for windows of 8000 samples.
+MOST_THREADS = 16
 # Steps to a normalised waveform's standard deviation: finer than a digitiser's, coarser than any rounding error.
 STEPS = 2**16
 FORMATS = {".npy": write_array, ".h5": write_asdf, ".mseed": write_miniseed}
@@ -79,7 +80,7 @@ def write_waveforms(
     layout = Layout(count, config["model"]["components"], config["samples"], config["fs_hz"], label, units, seed)
     conditions = conditions_of(config) if label == "earthquake" else {}
     records = told(load_records(result, label, units == CM_S2), conditions, asked or {})
-    with _threads() as threads, _bar(progress) as bar:
+    with undivided_threads() as threads, _bar(progress) as bar:
         batches = generated(generator, records, layout, conditions, threads)
         shown = bar.track(batches, -(-count // BATCH), description="generating")
         with written_whole(out) as aside, written_whole(out.with_suffix(".csv")) as table:
@@ -100,7 +101,7 @@ def _check(count: int, out: Path, seed: int) -> None:
 
 
 @contextmanager
-def _threads() -> Iterator[Executor]:
+def undivided_threads() -> Iterator[Executor]:
     """Threads that torch does not divide further: how it would divide the work decides the order of additions."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -125,17 +126,25 @@ def generated(
     record.
     """
     latents, places = np.random.default_rng(layout.seed).spawn(2)
-    waveforms = partial(_waveforms, generator.double())
+    waveforms = partial(_waveforms, _frozen(generator))
     for start in range(0, layout.count, BATCH):
         size = min(BATCH, layout.count - start)
-        drawn = -(-size // CHUNK) * CHUNK
-        record = records[torch.from_numpy(places.integers(len(records.number), size=drawn))]
-        latent = torch.from_numpy(latents.standard_normal((drawn, generator.latent_dim)))
-        wave = torch.cat(list(threads.map(waveforms, latent.split(CHUNK), record.label.split(CHUNK))))
+        record = records[torch.from_numpy(places.integers(len(records.number), size=size))]
+        latent = torch.from_numpy(latents.standard_normal((size, generator.latent_dim)))
+        wave = torch.cat(list(threads.map(waveforms, latent.split(1), record.label.split(1))))
         if layout.units == CM_S2:
             wave *= record.scale[:, :, None]
         rows = [_row(start + n, record[n : n + 1], layout, conditions) for n in range(size)]
-        yield Batch(wave[:size].numpy(), rows)
+        yield Batch(wave.numpy(), rows)
+
+
+def _frozen(generator: AnyGenerator) -> AnyGenerator:
+    """The same generator, in double precision and with its weights for good."""
+    generator.double()
+    for layer in generator.modules():
+        if isinstance(layer, LongConvolution):
+            layer.freeze()
+    return generator
 
 
 @torch.inference_mode()

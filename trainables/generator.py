@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from trainables.config import ModelConfig
 from trainables.convolution import convolve_same
 from trainables.layers import RectifiedNorm, Repeat, uniform
-from trainables.spectral import spectral_convolution
+from trainables.spectral import mixed_convolution, mixing_of, spectral_convolution
 
 STRIDE = 4
 
@@ -34,12 +34,13 @@ class Spread(nn.Module):
     def forward(self, vector_BZ: Tensor) -> Tensor:
         """Spread (B, Z) to (G, B, T, C)."""
         groups, channels, kernel = self.weight.shape
-        taps = -(-kernel // STRIDE)
+        # Not len(): a batch is to stay of any size when the network is exported.
+        batch, taps = vector_BZ.shape[0], -(-kernel // STRIDE)
         # Output 4 i + p sees the vector through taps p, p + 4, …: one product of matrices for all phases p.
         phases = F.pad(self.weight, (0, taps * STRIDE - kernel)).view(groups, channels, taps, STRIDE)
         seen = F.pad(vector_BZ, (taps - 1, taps - 1)).unfold(1, taps, 1).flip(2)
         spread = seen.flatten(0, 1) @ phases.permute(0, 2, 3, 1).reshape(groups, taps, -1)
-        spread = spread.view(groups, len(vector_BZ), -1, channels)[:, :, : len(self.repeat.counts)]
+        spread = spread.view(groups, batch, -1, channels)[:, :, : len(self.repeat.counts)]
         y_GBTC: Tensor = self.repeat(self.norm(spread + self.bias[:, None, None], self.repeat.counts))
         return y_GBTC
 
@@ -52,9 +53,16 @@ class LongConvolution(nn.Module):
         bound = 1 / math.sqrt(inputs * kernel)
         self.weight, self.bias = uniform(bound, groups, outputs, inputs, kernel), uniform(bound, groups, outputs)
         self.method = "spectral"
+        self.mixing: Tensor | None = None
+
+    def freeze(self) -> None:
+        """Take the weights as they are for good: the filters' spectra are computed here, and not again."""
+        self.mixing = mixing_of(self.weight.detach())
 
     def forward(self, x_GBTC: Tensor) -> Tensor:
         """Convolve (G, B, T, C) to (G, B, T, O)."""
+        if self.mixing is not None:
+            return mixed_convolution(x_GBTC, self.mixing, self.bias, self.weight.shape[3])
         return METHODS[self.method](x_GBTC, self.weight, self.bias)
 
 

@@ -32,8 +32,11 @@ def spectral_convolution(x_GBTC: Tensor, weight_GOCK: Tensor, bias_GO: Tensor) -
 
     Differentiable once.
     """
-    taps = weight_GOCK.shape[3]
-    mixing = _mixing(weight_GOCK, block_length(taps, weight_GOCK.shape[2], weight_GOCK.shape[1]))
+    return mixed_convolution(x_GBTC, mixing_of(weight_GOCK), bias_GO, weight_GOCK.shape[3])
+
+
+def mixed_convolution(x_GBTC: Tensor, mixing: Tensor, bias_GO: Tensor, taps: int) -> Tensor:
+    """The same, given what `mixing_of` makes of the weights, which costs as much as a window or two."""
     return _overlap_save(x_GBTC, mixing, bias_GO, taps)
 
 
@@ -67,9 +70,10 @@ def _synthesis(block: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return (_analysis(block, torch.float64, torch.device("cpu")) * scale).T.to(dtype).to(device)
 
 
-def _mixing(weight_GOCK: Tensor, block: int) -> Tensor:
+def mixing_of(weight_GOCK: Tensor) -> Tensor:
     """What multiplies the pairs of all channels at each frequency, (G, F, 2 C, 2 O): the filters' conjugate spectra."""
     groups, outputs, channels, taps = weight_GOCK.shape
+    block = block_length(taps, channels, outputs)
     analysis = _analysis(block, weight_GOCK.dtype, weight_GOCK.device)[:, :taps]
     spectrum = (weight_GOCK.reshape(-1, taps) @ analysis.T).view(groups, outputs, channels, block // 2, 2)
     re, im = spectrum.permute(4, 0, 3, 2, 1)  # each (G, F, C, O)

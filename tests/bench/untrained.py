@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_prep.files import sha256, write_json
-from search.exported import BEST, CONFIG, FORMAT, RECORDS, WEIGHTS, fingerprint
+from data_prep.files import write_json
+from search.exported import BEST, CONFIG, FORMAT, RECORDS, WEIGHTS, write_sums
 from trainables.config import ModelConfig, TrialConfig
 from trainables.networks import AnyGenerator, make_generator
 
@@ -35,7 +35,6 @@ def write_untrained(
     labels = {f"{name}.label": told for name, (told, _) in records.items()}
     save_file(labels | {f"{name}.scale": scale for name, (_, scale) in records.items()}, folder / RECORDS)
     head = {"format": FORMAT, "samples": samples, "fs_hz": fs_hz, "labels": sorted(records)}
-    content = {**head, "standards": standards or {}, **asdict(TrialConfig(model)), "sha256": None}
-    checksums = {name: sha256(folder / name) for name in (WEIGHTS, RECORDS)} | {CONFIG: fingerprint(content)}
-    write_json(folder / CONFIG, content | {"sha256": checksums})
+    write_json(folder / CONFIG, {**head, "standards": standards or {}, **asdict(TrialConfig(model))})
+    write_sums(folder)
     return generator
