@@ -19,6 +19,7 @@ from search.report_data import Result, hours_text, read_result
 from search.report_page import command, quiet, render, section, tiles
 from search.report_training import training_section
 from search.report_trials import trials_section
+from search.report_utility import tried, utility_section
 from search.report_waves import waves_section
 from search.space import shown
 from trainables.config import flat
@@ -28,6 +29,7 @@ SECTIONS = {
     "answer": "Answer",
     "waves": "Waveforms",
     "training": "Training",
+    "utility": "Use",
     "trials": "Trials",
     "cost": "Cost",
     "again": "Reproduce",
@@ -46,6 +48,7 @@ def write_report(folder: Path) -> Path:
         answer_section(result),
         waves_section(result),
         training_section(result),
+        utility_section(result),
         trials_section(result),
         _cost(result),
         _again(result),
@@ -57,7 +60,8 @@ def write_report(folder: Path) -> Path:
 def _head(result: Result) -> str:
     counted = sum(row.ended for row in result.rows)
     state = "" if result.best else " It has not ended: what follows is what there is so far."
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in SECTIONS.items())
+    sections = {name: title for name, title in SECTIONS.items() if name != "utility" or tried(result)}
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title in sections.items())
     return f"""<header><h1>Search {escape(result.name)}</h1>
 <p>{counted} of {result.config.num_samples} trials ended, of at most {result.config.training.max_epochs} epochs each, on
 <code>{escape("/".join(result.data.parts[-2:]))}</code>.{state}</p><nav>{links}</nav></header>"""
