@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from search.config import ResourcesConfig, SearchConfig
+from search.storage import Place
 from trainables.usage import GB
 from trainables.workers import check_shares
 
@@ -104,43 +105,56 @@ def _wait_for_room(resources: ResourcesConfig, console: Console) -> None:
         request_resources(bundles=[])  # from here on the trials ask for themselves
 
 
-def check_shared(folder: Path) -> None:
-    """Refuse a folder that other machines of the cluster do not see: their trials could neither read nor save there.
+def check_shared(folder: Place) -> None:
+    """Refuse a folder that other machines of the cluster do not see: their trials could not save there.
 
     Raises:
         ValueError: naming the first machine that does not see it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.filesystem.create_dir(folder.path)
     token = folder / f".{uuid.uuid4().hex}"
-    token.touch()
+    token.filesystem.open_output_stream(token.path).close()
     try:
-        for node in _nodes():
-            if node["NodeID"] != _own_node() and not _seen_on(node["NodeID"], token):
-                raise ValueError(
-                    f"{folder} is not seen on machine {node['NodeManagerAddress']} of the cluster, so its trials could "
-                    "not save there; put results and data on a file system that all machines share (NFS, EFS, Lustre)"
-                )
+        check_seen(token)
     finally:
-        token.unlink()
+        token.filesystem.delete_file(token.path)
+
+
+def check_seen(file: Place) -> None:
+    """Refuse a file that other machines of the cluster do not see.
+
+    Raises:
+        ValueError: naming the first machine that does not see it.
+    """
+    for node in _nodes():
+        if node["NodeID"] != _own_node() and (trouble := _unseen_on(node["NodeID"], file)):
+            raise ValueError(
+                f"{file} is not seen on machine {node['NodeManagerAddress']} of the cluster ({trouble}); put results "
+                "and data where all machines reach them: in a bucket (s3://...), or on NFS, EFS, Lustre"
+            )
 
 
 def _own_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _seen_on(node_id: str, file: Path) -> bool:
+def _unseen_on(node_id: str, file: Place) -> str:
     strategy = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-    task = ray.remote(num_cpus=0)(_comes_into_sight).options(scheduling_strategy=strategy)
-    return bool(ray.get(task.remote(file, SEEN_WITHIN_S)))
+    task = ray.remote(num_cpus=0)(_unseen).options(scheduling_strategy=strategy)
+    return str(ray.get(task.remote(file, SEEN_WITHIN_S)))
 
 
-def _comes_into_sight(file: Path, within_s: float) -> bool:
+def _unseen(file: Place, within_s: float) -> str:
+    """Why a file does not come into sight; empty if it does."""
     end_s = time.monotonic() + within_s
-    while not file.exists():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.2)
-    return True
+    try:
+        while not file.exists():
+            if time.monotonic() > end_s:
+                return "no such file"
+            time.sleep(0.2)
+    except OSError as error:  # such as no right to read
+        return str(error)
+    return ""
 
 
 def trials_at_once(config: SearchConfig) -> int | None:

@@ -17,7 +17,7 @@ from search.export import export_best
 from search.exported import BEST
 from search.figure import draw_waveforms
 from search.generate import write_waveforms
-from search.plan import FINALISTS_FILE, GENERATED, PROJECT, TRIALS_FILE, shown_path
+from search.plan import FINALISTS_FILE, GENERATED, PROJECT, TRIALS_FILE, Plan, shown_path, shown_place
 from search.report import REPORT, write_report
 from search.space import shown
 from search.tracking import resolved_mode
@@ -30,9 +30,9 @@ FIGURE = "waveforms.png"
 GENERATED_COUNT = 64
 
 
-def say_how_to_resume(folder: Path, console: Console) -> None:
+def say_how_to_resume(plan: Plan, console: Console) -> None:
     """Tell the command that goes on with an interrupted search."""
-    command = _command("search/run.py", "--name", folder.name, "--results", shown_path(folder.parent), "--resume")
+    command = _command("search/run.py", "--name", plan.name, "--results", shown_place(plan.results), "--resume")
     console.print(f"Interrupted; everything so far is kept. Go on with:\n  {command}", highlight=False, markup=False)
 
 
@@ -72,7 +72,7 @@ def _say_where_everything_is(
         f"on validation, {score_text(metrics['test']['score'])} on the test part",
         f"  {parameters}" if parameters else "",
         f"  {where}/{REPORT}    what was found, to open in a browser",
-        f"  {where}/{BEST}/          generator, configuration, metrics, README",
+        f"  {where}/{BEST}/          generator (also as ONNX), configuration, metrics, model card",
         f"  {where}/{FIGURE}  generated beside real waveforms",
         f"  {where}/{TRIALS_FILE}     every trial",
         f"  {where}/{FINALISTS_FILE}  every training of the finalists" if verdict else "",

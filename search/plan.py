@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.table import Table
 from search.config import SearchConfig, parse, read_config, with_settings
 from search.presets import preset
 from search.space import shown
+from search.storage import MANIFEST, Place, copies, dataset_at, dataset_copy, is_url, place
 from trainables.config import flat, with_values
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -31,19 +33,38 @@ SETTLED = ("data", "preset", "num_samples", "max_epochs", "max_hours", "seed", "
 
 @dataclass(frozen=True)
 class Plan:
-    """A search to run: its configuration, its data (None: the demo's, still to be made) and its result folder."""
+    """A search to run: its configuration, its data (None: the demo's, still to be made), and where its result goes.
+
+    `results` is where all results are kept.
+    """
 
     config: SearchConfig
-    data: Path | None
-    folder: Path
+    data: Place | None
+    results: Place
+    name: str
     resume: bool
     headline: str
 
     @property
+    def kept(self) -> Place:
+        """Where the result is kept."""
+        return self.results / self.name
+
+    @property
+    def folder(self) -> Path:
+        """The result, on this machine."""
+        return self.kept.here
+
+    @property
+    def demo_data(self) -> Place:
+        """Where the demo's data are, or will be."""
+        return self.results / DEMO_DATA / "prepared"
+
+    @property
     def prepared(self) -> Path | None:
-        """The dataset, None before it is made: the demo's comes with the first demo."""
-        data = self.data or self.folder.parent / DEMO_DATA / "prepared"
-        return data if (data / "manifest.json").is_file() else None
+        """The dataset on this machine, None before it is there: the demo's comes with the first demo."""
+        data = (self.data or self.demo_data).here
+        return data if (data / MANIFEST).is_file() else None
 
 
 def make(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
@@ -52,7 +73,7 @@ def make(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
     Raises:
         ValueError: for anything that cannot be run, saying what to do instead.
     """
-    results = _folder(arguments.results or environment.get("SEARCH_RESULTS") or str(PROJECT / "results"))
+    results = place(arguments.results or environment.get("SEARCH_RESULTS") or PROJECT / "results")
     if arguments.resume:
         return _resumed(arguments, results)
     if arguments.trial and arguments.config:
@@ -60,12 +81,12 @@ def make(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
     data = _data(arguments, environment)
     name = arguments.preset or ("itaca" if data else "demo")
     config = _config(arguments, name)
-    folder = _new_folder(results, arguments.name, name)
+    result = _new_name(results, arguments.name, name)
     source = arguments.config or arguments.trial or f"preset {name}"
-    return Plan(config, data, folder, False, _headline(data, f"{source}", config))
+    return Plan(config, data, results, result, False, _headline(data, f"{source}", config))
 
 
-def _resumed(arguments: argparse.Namespace, results: Path) -> Plan:
+def _resumed(arguments: argparse.Namespace, results: Place) -> Plan:
     if not arguments.name:
         raise ValueError("--resume needs --name: which search of the results folder to go on with")
     _check_name(arguments.name)
@@ -73,32 +94,25 @@ def _resumed(arguments: argparse.Namespace, results: Path) -> Plan:
     if given:
         raise ValueError(f"--resume goes on with the search as it was; leave out --{given[0].replace('_', '-')}")
     file = results / arguments.name / SEARCH_FILE
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(f"{file} does not exist; expected the search to resume, so check --name and --results")
-    data = data_of(file)
-    return Plan(read_config(file), data, file.parent, True, f"Resuming search {arguments.name} on {data}.")
+    file.bring()
+    name, _ = _earlier_data(file.here)
+    data = dataset_at(name) if is_url(name) else place(name)
+    headline = f"Resuming search {arguments.name} on {data}."
+    return Plan(read_config(file.here), data, results, arguments.name, True, headline)
 
 
-def _data(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path | None:
+def _data(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
     folder = arguments.data or environment.get("SEARCH_DATA")
     if arguments.trial and not arguments.data:
-        folder = data_of(_trial_folder(arguments.trial) / SEARCH_FILE)
+        folder, _ = _earlier_data(_trial_folder(arguments.trial) / SEARCH_FILE)
     if not folder or (not arguments.trial and arguments.preset == "demo" and not arguments.data):
         if arguments.preset not in (None, "demo"):
             preset(arguments.preset)
             raise ValueError(f"preset {arguments.preset} needs data; give --data DIR, made by data_prep/prepare.py")
         return None
-    dataset = _folder(str(folder))
-    if not (dataset / "manifest.json").is_file():
-        raise ValueError(f"dataset {folder}: no manifest.json; give a folder made by data_prep/prepare.py")
-    return dataset
-
-
-def _folder(text: str) -> Path:
-    """A folder by its name; buckets are not read yet."""
-    if "://" in text:
-        raise ValueError(f"{text} is a URL; expected a folder, on a cluster one that all its machines share")
-    return Path(text).resolve()
+    return dataset_at(folder)
 
 
 def _config(arguments: argparse.Namespace, name: str) -> SearchConfig:
@@ -124,9 +138,16 @@ def _trial_folder(text: str) -> Path:
 
 
 def data_of(file: Path) -> Path:
-    """The dataset that an earlier search ran on."""
+    """The dataset that an earlier search ran on, on this machine."""
+    name, digest = _earlier_data(file)
+    return copies() / dataset_copy(digest) if is_url(name) else Path(name)
+
+
+def _earlier_data(file: Path) -> tuple[str, str]:
+    """The dataset that an earlier search ran on, as the user had named it, and the checksum of its manifest."""
     try:
-        return Path(json.loads(file.read_text(encoding="utf-8"))["data"])
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return str(kept["data"]), str(kept.get("dataset"))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); expected what an earlier search wrote") from error
 
@@ -143,16 +164,18 @@ def _one_trial(text: str) -> SearchConfig:
     return with_values(replace(config, space={}, baselines=[], num_samples=1), values)
 
 
-def _new_folder(results: Path, name: str | None, preset_name: str) -> Path:
+def _new_name(results: Place, name: str | None, preset_name: str) -> str:
     if name is None:
-        number = 1
-        while (results / f"{preset_name}-{number}").exists():
-            number += 1
-        return results / f"{preset_name}-{number}"
+        numbered = (f"{preset_name}-{number}" for number in count(1))
+        return next(name for name in numbered if not _is_taken(results / name))
     _check_name(name)
-    if (results / name).exists():
+    if _is_taken(results / name):
         raise ValueError(f"{results / name} exists already; choose another --name, or --resume to go on with it")
-    return results / name
+    return name
+
+
+def _is_taken(kept: Place) -> bool:
+    return kept.exists() or kept.here.exists()
 
 
 def _check_name(name: str) -> None:
@@ -160,7 +183,7 @@ def _check_name(name: str) -> None:
         raise ValueError(f"--name {name!r}: expected the plain name of a folder: letters, digits, '_', '.', '-'")
 
 
-def _headline(data: Path | None, source: str, config: SearchConfig) -> str:
+def _headline(data: Place | None, source: str, config: SearchConfig) -> str:
     if data is None:
         return (
             f"No data given: running the demo, a miniature on made-up records with narrow networks "
@@ -193,10 +216,15 @@ def show(plan: Plan, console: Console) -> None:
         f"{config.num_samples} trials of at most {config.training.max_epochs} epochs, "
         f"each with {resources.cpus_per_trial} CPU and {resources.gpus_per_trial:g} GPU; "
         f"{resources.max_concurrent or 'as many as fit'} at once.\n"
-        f"The result would be in {shown_path(plan.folder)}.",
+        f"The result would be in {shown_place(plan.kept)}.",
         highlight=False,
         markup=False,
     )
+
+
+def shown_place(kept: Place) -> str:
+    """A URL, or a path as short as it can be typed from here."""
+    return kept.name if kept.copy else shown_path(kept.here)
 
 
 def shown_path(path: Path) -> str:

@@ -22,10 +22,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Search for the hyperparameters of the best generator of strong-motion records.",
         epilog="Without --data, and without the variable SEARCH_DATA, a demo runs: nothing needed, a few minutes.",
     )
-    parser.add_argument("--data", type=Path, help="folder written by data_prep/prepare.py")
+    parser.add_argument("--data", help="folder written by data_prep/prepare.py, or its URL: s3://bucket/folder")
     parser.add_argument("--preset", help="demo or itaca; itaca wherever there are data")
     parser.add_argument("--name", help="name of the result; by default the preset and the next free number")
-    parser.add_argument("--results", help="folder of all results (default: $SEARCH_RESULTS, or the project's results/)")
+    parser.add_argument("--results", help="folder or URL of all results (default: $SEARCH_RESULTS, or results/)")
     parser.add_argument("--num-samples", type=int, help="how many configurations to try")
     parser.add_argument("--max-epochs", type=int, help="epochs a configuration is trained for, at most")
     parser.add_argument("--max-hours", type=float, help="end the search after this time and export the best so far")

@@ -23,16 +23,17 @@ from data_prep.prepare import prepare
 from data_prep.record import PrepareSettings
 from search.answers import answers, histories, what_matters
 from search.budget import ended_by, limit_hours, seconds_needed
-from search.cluster import check_shared, expected_at_once, fitting, start_ray, trials_at_once
+from search.cluster import check_seen, check_shared, expected_at_once, fitting, start_ray, trials_at_once
 from search.config import SearchConfig, resolved
 from search.ending import finish, say_how_to_resume
 from search.finalists import choose
 from search.packing import pack
-from search.plan import ANSWERS_FILE, DEMO_DATA, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
+from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
+from search.storage import LATEST_RUN, MANIFEST, Changes, Place, dataset_at, on_this_machine
 from search.tracking import Tracking
 from search.trials import TrialRow, trial_rows, write_trials
-from search.tune_state import has_state
+from search.tune_state import Sent, has_state
 from search.tuner import run_finalists, run_search
 from search.verdict import Verdict
 from trainables.batches import PreparedDataset
@@ -47,37 +48,49 @@ FINALISTS = "finalists"
 def run(plan: Plan, console: Console) -> bool:
     """Run a search to its export; False if it was interrupted and can be resumed."""
     start_s = time.monotonic()
-    data = plan.data or _demo_data(plan.folder.parent, console)
+    prepared = plan.data or _demo_data(plan, console)
+    data = on_this_machine(prepared)
     open_dataset(data)  # verifies every checksum
     dataset = PreparedDataset.open(data)
     dataset.verify()
     _check_fit_of_space(plan.config, dataset)
     _say_what_is_judged(dataset, console)
     if plan.resume:
+        with _alone(plan.folder):
+            plan.kept.bring_search()
         _check_resumable(plan.folder, data)
     for earlier in plan.config.warm_start:
         _check_same_data(Path(earlier), data)
     start_ray(dashboard=plan.config.resources.workers_per_trial > 1)
     config = replace(plan.config, resources=fitting(plan.config.resources, console))
-    for shared in {plan.folder.parent, data}:
-        check_shared(shared)
+    check_shared(plan.results)
+    check_seen(prepared / MANIFEST)
     config = replace(config, resources=pack(config, data, console))
     trials_at_once(config)  # or an error, before anything is written
     if not plan.resume:
-        _create(plan.folder, config, data)
+        _create(plan.folder, config, prepared)
+    changes = Changes(plan.kept)
     with _alone(plan.folder):
         try:
-            analysis, finished = _search(config, plan, data, console)
+            changes.send()
+            analysis, finished = _search(config, plan, prepared, changes, console)
             if finished:
                 rows = trial_rows(analysis.trials, ended_by(config, analysis.trials))
                 write_trials(rows, plan.folder / TRIALS_FILE)
                 _answer(analysis, config, plan.folder, console)
-                trials, verdict = _finalists(analysis.trials, config, plan.folder, data, console, start_s)
+                trials, verdict = _finalists(analysis.trials, config, plan, prepared, changes, console, start_s)
                 finish(trials, verdict, config, dataset, plan.folder, console)
+                changes.send(left_out=LATEST_RUN)
+                if plan.kept.copy:
+                    console.print(f"All of it is in {plan.kept}, too.", highlight=False, markup=False, soft_wrap=True)
                 return True
         except KeyboardInterrupt:
             pass  # told in the same words wherever it comes
-    say_how_to_resume(plan.folder, console)
+        except OSError:  # a full disk, a bucket that does not answer
+            say_how_to_resume(plan, console)
+            raise
+        changes.send()
+    say_how_to_resume(plan, console)
     return False
 
 
@@ -107,9 +120,9 @@ def _check_same_data(folder: Path, data: Path) -> None:
         raise ValueError(f"{data} is not the dataset that search {folder.name} began on; start another search")
 
 
-def _demo_data(results: Path, console: Console) -> Path:
+def _demo_data(plan: Plan, console: Console) -> Place:
     """The prepared demo dataset, written the first time it is asked for."""
-    folder = results / DEMO_DATA
+    folder = plan.demo_data.here.parent
     folder.mkdir(parents=True, exist_ok=True)
     with console.status("Writing the demo archive ..."):
         archive = write_demo_archive(folder / "archive")
@@ -120,7 +133,8 @@ def _demo_data(results: Path, console: Console) -> Path:
             f"planted flaws, in {shown_path(folder)}.",
             highlight=False,
         )
-    return folder / "prepared"
+    Changes(plan.demo_data).send()
+    return dataset_at(plan.demo_data)
 
 
 def _check_fit_of_space(config: SearchConfig, dataset: PreparedDataset) -> None:
@@ -149,15 +163,14 @@ def _say_what_is_judged(dataset: PreparedDataset, console: Console) -> None:
         )
 
 
-def _create(folder: Path, config: SearchConfig, data: Path) -> None:
+def _create(folder: Path, config: SearchConfig, data: Place) -> None:
     """The result folder and its `search.json` at once: one without the other could neither be resumed nor begun."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
         begun = Path(aside, folder.name)
         begun.mkdir()
-        write_json(
-            begun / SEARCH_FILE, resolved(config, {"data": str(data), "dataset": sha256(data / "manifest.json")})
-        )
+        digest = sha256(on_this_machine(data) / MANIFEST)
+        write_json(begun / SEARCH_FILE, resolved(config, {"data": str(data), "dataset": digest}))
         try:
             begun.rename(folder)
         except OSError as error:
@@ -166,14 +179,16 @@ def _create(folder: Path, config: SearchConfig, data: Path) -> None:
             raise ValueError(f"{folder} was created by another search just now; choose another --name") from None
 
 
-def _search(config: SearchConfig, plan: Plan, data: Path, console: Console) -> tuple[ExperimentAnalysis, bool]:
+def _search(
+    config: SearchConfig, plan: Plan, data: Place, changes: Changes, console: Console
+) -> tuple[ExperimentAnalysis, bool]:
     if math.isfinite(hours := limit_hours(config)) and config.finalists.count:
         console.print(f"Of {hours:.3g} hours up to half is kept for the finalists.", highlight=False)
     progress = Progress(console, plan.folder / TRIALS_FILE, config.num_samples, config.training.max_epochs)
     resume = plan.resume and has_state(plan.folder)
 
     def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
-        return run_search(config, data, plan.folder, callbacks, resume)
+        return run_search(config, data, plan.kept, [*callbacks, Sent(changes)], resume)
 
     return _followed(config, plan.folder, console, progress, train)
 
@@ -203,7 +218,13 @@ def _answer(analysis: ExperimentAnalysis, config: SearchConfig, folder: Path, co
 
 
 def _finalists(
-    trials: Sequence[Trial], config: SearchConfig, folder: Path, data: Path, console: Console, start_s: float
+    trials: Sequence[Trial],
+    config: SearchConfig,
+    plan: Plan,
+    data: Place,
+    changes: Changes,
+    console: Console,
+    start_s: float,
 ) -> tuple[Sequence[Trial], Verdict | None]:
     """Train the best configurations again; the trials to export the best of, and what was found.
 
@@ -214,7 +235,7 @@ def _finalists(
     finalists = choose(rows, config)
     if finalists is None:
         return trials, None
-    points, file, below = finalists.points(), folder / FINALISTS_FILE, folder / FINALISTS
+    points, file, below = finalists.points(), plan.folder / FINALISTS_FILE, plan.kept / FINALISTS
     console.print(
         f"Finalists: the {len(finalists.chosen)} most promising configurations again, "
         f"{len(finalists.seeds)} other seeds each.",
@@ -224,11 +245,12 @@ def _finalists(
     progress = Progress(console, file, len(points), config.training.max_epochs, finalists.rows, finalists.write)
 
     def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
-        return run_finalists(config, data, below, callbacks, has_state(below), points, limit_s)
+        callbacks = [*callbacks, Sent(changes)]
+        return run_finalists(config, data, below, callbacks, has_state(below.here), points, limit_s)
 
     # Nothing but time ends these.
     timed = replace(config, max_cost=0.0, target_score=0.0)
-    analysis, finished = _followed(timed, folder, console, progress, train)
+    analysis, finished = _followed(timed, plan.folder, console, progress, train)
     if not finished:
         raise KeyboardInterrupt
     trained = finalists.rows(analysis.trials)

@@ -12,8 +12,8 @@ from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 
 from data_prep.files import write_text
 from search.line_log import LineLog, lines_of
+from search.storage import EXPERIMENT, Changes
 
-EXPERIMENT = "tune"
 STATES = "experiment_state-*.json"
 # By name before any that Tune writes.
 FIRST_STATE = "experiment_state-0.json"
@@ -50,11 +50,43 @@ class TrialsKept(tune.Callback):
         """Tune calls this at the end of each of its steps, when a trial has the state that it was given in it."""
         if not self._news:
             return
-        self._path.parent.mkdir(exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with closing(LineLog(self._path)) as log:
             for trial in self._news:
                 log.write({"trial": trial.get_json_state()})
         self._news = []
+
+
+class Sent(tune.Callback):
+    """Sends what has changed to where it is kept, as soon as a trial starts or ends, and before Tune saves its state.
+
+    So nothing that is kept there builds on what is not.
+    """
+
+    def __init__(self, changes: Changes):
+        self._changes, self._news = changes, False
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune calls this when a trial starts, or goes on."""
+        self._news = True
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune calls this when a trial has ended well."""
+        self._news = True
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune calls this when a trial has failed."""
+        self._news = True
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tune calls this at the end of each of its steps, when the other callbacks have written what is new."""
+        if self._news:
+            self._changes.send()
+            self._news = False
+
+    def get_state(self) -> None:
+        """Tune calls this when it saves its state; there is nothing to save of this."""
+        self._changes.send()
 
 
 class Proposals(SearchGenerator):
@@ -94,15 +126,17 @@ def has_state(folder: Path) -> bool:
     return bool(_known(folder / EXPERIMENT))
 
 
-def mend_state(folder: Path) -> None:
-    """Write what is known of the trials as the state that Tune goes on from, the last by name."""
+def mend_state(folder: Path) -> Path:
+    """Write what is known of the trials as the state that Tune goes on from, the last by name; its path."""
     experiment = folder / EXPERIMENT
     state = {
         "trial_data": list(_known(experiment).values()),
         # Of the process before, Tune wants these; all else is as in a new one.
         "runner_data": {"_session_str": "", "_start_time": 0.0},
     }
-    write_text(max(experiment.glob(STATES), default=experiment / FIRST_STATE), json.dumps(state))
+    file = max(experiment.glob(STATES), default=experiment / FIRST_STATE)
+    write_text(file, json.dumps(state))
+    return file
 
 
 def _known(experiment: Path) -> dict[str, Kept]:

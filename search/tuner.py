@@ -17,14 +17,15 @@ from search.budget import Budget
 from search.cluster import BATCH_SIZE, expected_at_once, of_each_worker, trials_at_once
 from search.config import SearchConfig
 from search.finalists import Listed
-from search.internals import ForgetMetrics
+from search.internals import ForgetMetrics, send_changes_alone
 from search.line_log import reports_by_trial
 from search.optuna_search import JOURNAL, OptunaSearch, PastTrial, earlier_trials, open_storage
 from search.samplers import make_sampler
 from search.schedulers import Asha, make_scheduler, rung_epochs
 from search.stoppers import stop_reason
+from search.storage import EXPERIMENT, Place, on_this_machine, place
 from search.trials import trial_number
-from search.tune_state import EXPERIMENT, Proposals, TrialsKept, mend_state
+from search.tune_state import Proposals, TrialsKept, mend_state
 from trainables.batches import PreparedDataset
 from trainables.trainable import MAX_FAILURES, run_trial
 from trainables.training import OUT_OF_MEMORY
@@ -112,13 +113,13 @@ def _show_folders(trial: Trial) -> None:
     manager: Any = trial.run_metadata.checkpoint_manager
     for result in [*manager.best_checkpoint_results, manager.latest_checkpoint_result]:
         if result is not None:
-            Path(result.checkpoint.path).mkdir(parents=True, exist_ok=True)
+            result.checkpoint.filesystem.create_dir(result.checkpoint.path)
 
 
 def run_search(
-    config: SearchConfig, dataset: Path, folder: Path, callbacks: Sequence[tune.Callback], resume: bool
+    config: SearchConfig, dataset: Path | Place, folder: Path | Place, callbacks: Sequence[tune.Callback], resume: bool
 ) -> tuple[ExperimentAnalysis, bool]:
-    """Run a search whose state lies below `folder`, or go on with the one that lies there.
+    """Run a search whose state is kept below `folder`, or go on with the one that is kept there.
 
     Returns:
         Tune's records, and whether the search has finished; Ctrl-C ends it before, with its state saved.
@@ -127,9 +128,10 @@ def run_search(
     space, max_epochs = config.domains, config.training.max_epochs
     rungs = rung_epochs(config.scheduler, max_epochs)
     sampler = partial(make_sampler, config.sampler, space, rungs, max_epochs, config.seed)
-    storage, earlier = open_storage(folder / JOURNAL), earlier_trials(config.warm_start, space)
-    searcher = _SharedBatches(workers, space, sampler, storage, folder.name, config.baselines, earlier)
-    windows = PreparedDataset.open(dataset).count("train")
+    here = place(folder).here
+    storage, earlier = open_storage(here / JOURNAL), earlier_trials(config.warm_start, space)
+    searcher = _SharedBatches(workers, space, sampler, storage, here.name, config.baselines, earlier)
+    windows = PreparedDataset.open(on_this_machine(place(dataset))).count("train")
     scheduler = make_scheduler(config.scheduler, max_epochs, windows, config.seed)
     limit = Budget(config, expected_at_once(config))
     analysis, finished = _run(
@@ -142,8 +144,8 @@ def run_search(
 
 def run_finalists(
     config: SearchConfig,
-    dataset: Path,
-    folder: Path,
+    dataset: Path | Place,
+    folder: Path | Place,
     callbacks: Sequence[tune.Callback],
     resume: bool,
     points: Sequence[dict[str, Any]],
@@ -159,8 +161,8 @@ def run_finalists(
 
 def _run(
     config: SearchConfig,
-    dataset: Path,
-    folder: Path,
+    dataset: Path | Place,
+    folder: Path | Place,
     callbacks: Sequence[tune.Callback],
     resume: bool,
     searcher: OptunaSearch | Listed,
@@ -168,26 +170,28 @@ def _run(
     num_samples: int,
     limit: Stopper | None,
 ) -> tuple[ExperimentAnalysis, bool]:
-    results = JsonLoggerCallback()
+    results, kept = JsonLoggerCallback(), place(folder)
     if resume:
-        mend_state(folder)
-    restored = [_Restored(searcher, scheduler, limit, folder)] if resume else []
+        (kept / EXPERIMENT / mend_state(kept.here).name).send()
+    restored = [_Restored(searcher, scheduler, limit, kept.here)] if resume else []
     handler = signal.getsignal(signal.SIGINT)
     experiment = Experiment(
         EXPERIMENT,
-        _trainable(config, dataset, folder / EXPERIMENT),
-        storage_path=str(folder),
+        _trainable(config, place(dataset), kept / EXPERIMENT),
+        storage_path=kept.path,
+        storage_filesystem=kept.filesystem,
         num_samples=num_samples,
         stop=limit,
         # The last two, and no choice by score: what Tune saves of itself may name the last but one as the last.
         checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
         max_failures=MAX_FAILURES,
     )
+    send_changes_alone(experiment, kept / EXPERIMENT)
     analysis = tune.run(
         experiment,  # type: ignore[arg-type]  # as documented
         search_alg=Proposals(searcher, trials_at_once(config), experiment),
         scheduler=scheduler,
-        callbacks=[*restored, TrialsKept(folder), _RunAlone(), *callbacks, results, ForgetMetrics()],
+        callbacks=[*restored, TrialsKept(kept.here), _RunAlone(), *callbacks, results, ForgetMetrics()],
         resume_config=tune.ResumeConfig() if resume else None,
         reuse_actors=config.resources.workers_per_trial == 1,
         raise_on_failed_trial=False,
@@ -201,18 +205,19 @@ def _run(
     return analysis, finished
 
 
-def _trainable(config: SearchConfig, dataset: Path, runs: Path) -> Any:
+def _trainable(config: SearchConfig, dataset: Place, runs: Place) -> Any:
     resources = config.resources
     cpus, gpus = of_each_worker(resources)
     function = tune.with_parameters(
         run_trial,
         base=config.trial,
-        dataset=dataset,
+        dataset=partial(on_this_machine, dataset),
         stop_rule=partial(stop_reason, config=config.stopping),
         cpus=cpus,
         gpus=gpus,
         num_workers=resources.workers_per_trial,
-        runs=runs,
+        filesystem=runs.filesystem,
+        runs=runs.path,
     )
     if resources.workers_per_trial > 1:
         # They have places of their own; Tune wants the process that waits for them to take something: a byte.

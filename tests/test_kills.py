@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
+from search.storage import place
 from tests.test_search import study
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ def start(tmp_path, prepared):
         beginning = ["--data", prepared, "--preset", "demo", "--num-samples", TRIALS, "--max-epochs", EPOCHS]
         settings = ["scheduler.grace_epochs=1", "finalists.count=0", "wandb.mode=offline", "resources.max_concurrent=2"]
         beginning += [part for text in settings for part in ("--set", text)]
-        arguments = ["--resume"] if (results / "x").exists() else beginning
+        arguments = ["--resume"] if (place(results) / "x").exists() else beginning
         command = [sys.executable, SEARCH, "--results", results, "--name", "x", *arguments]
         project = {"PYTHONPATH": str(SEARCH.parents[1])}
         with (tmp_path / "output.txt").open("w") as output:

@@ -48,7 +48,7 @@ def test_without_data_it_is_the_demo_and_says_so(tmp_path):
 )
 def test_with_data_it_is_itaca(tmp_path, data, arguments, environment):
     found = make(tmp_path, *arguments, environment=environment)
-    assert found.data == data
+    assert found.data.here == data
     assert found.config == preset("itaca")
     assert found.folder.name == "itaca-1"
 
@@ -128,8 +128,8 @@ def test_one_trial_is_trained_again_on_its_data_with_its_parameters_fixed(tmp_pa
     config = found.config
     assert (config.model.latent_dim, config.training.critic_lr) == (150, 0.002)
     assert (config.space, config.baselines, config.num_samples) == ({}, [], 1)
-    assert found.data == data
-    assert make(tmp_path, "--trial", f"{folder}:00012345", "--preset", "demo").data == data
+    assert found.data.here == data
+    assert make(tmp_path, "--trial", f"{folder}:00012345", "--preset", "demo").data.here == data
     assert config.training.max_epochs == 30
 
 
@@ -162,8 +162,8 @@ def test_results_go_where_the_environment_says(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "environment"),
-    [(["--results", "s3://a/b"], {}), ([], {"SEARCH_RESULTS": "s3://a/b"}), ([], {"SEARCH_DATA": "s3://a/b"})],
+    [(["--results", "ftp://a/b"], {}), ([], {"SEARCH_RESULTS": "ftp://a/b"}), ([], {"SEARCH_DATA": "ftp://a/b"})],
 )
-def test_a_bucket_is_refused(arguments, environment):
-    with pytest.raises(ValueError, match="s3://a/b is a URL; expected a folder, on a cluster one that all"):
+def test_a_url_that_cannot_be_read_is_refused(arguments, environment):
+    with pytest.raises(ValueError, match=r"^ftp://a/b: .*; expected a folder, or a URL such as s3://bucket/folder$"):
         plan.make(parse_arguments(arguments), environment)

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from search import cluster
 from search.config import ResourcesConfig
+from search.storage import place
 
 ONE_GPU = ResourcesConfig(cpus_per_trial=4, gpus_per_trial=1.0, memory_gb_per_trial=8.0)
 WORKER = {"Alive": True, "NodeID": "b", "NodeManagerAddress": "10.0.0.2"}
@@ -51,19 +52,19 @@ def test_if_no_machine_comes_it_says_where_to_look(asked, monkeypatch):
 def test_a_folder_that_other_machines_do_not_see_is_refused(monkeypatch, tmp_path, seen):
     looked = []
 
-    def seen_on(node_id, file):
+    def unseen_on(node_id, file):
         looked.append((node_id, file.exists()))
-        return seen
+        return "" if seen else "no such file"
 
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [HEAD, WORKER, {**WORKER, "Alive": False, "NodeID": "c"}])
     monkeypatch.setattr(cluster, "_own_node", lambda: "a")
-    monkeypatch.setattr(cluster, "_seen_on", seen_on)
+    monkeypatch.setattr(cluster, "_unseen_on", unseen_on)
     folder = tmp_path / "results"
     if seen:
-        cluster.check_shared(folder)
+        cluster.check_shared(place(folder))
     else:
-        with pytest.raises(ValueError, match=r"results is not seen on machine 10\.0\.0\.2 of the cluster"):
-            cluster.check_shared(folder)
+        with pytest.raises(ValueError, match=r"\w+ is not seen on machine 10\.0\.0\.2 of the cluster \(no such"):
+            cluster.check_shared(place(folder))
     assert looked == [("b", True)]
     assert list(folder.iterdir()) == []
 
@@ -71,8 +72,8 @@ def test_a_folder_that_other_machines_do_not_see_is_refused(monkeypatch, tmp_pat
 def test_a_folder_comes_into_sight_or_does_not(cluster, tmp_path):
     import ray
 
-    from search.cluster import _comes_into_sight, _own_node, _seen_on
+    from search.cluster import _own_node, _unseen, _unseen_on
 
-    assert _seen_on(_own_node(), tmp_path)
-    assert not _comes_into_sight(tmp_path / "missing", 0.0)
+    assert _unseen_on(_own_node(), place(tmp_path)) == ""
+    assert _unseen(place(tmp_path) / "missing", 0.0) == "no such file"
     assert len(ray.nodes()) == 1

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from optuna.storages import InMemoryStorage
+from pyarrow.fs import LocalFileSystem
 from ray.tune.schedulers import FIFOScheduler
 from torch import distributed
 
@@ -274,7 +275,9 @@ def test_two_workers_that_failed_before_their_first_report_have_no_checkpoints(t
     (tmp_path / "abc").mkdir()
     manager = SimpleNamespace(best_checkpoint_results=[])
     run_metadata = SimpleNamespace(checkpoint_manager=manager)
-    trial = SimpleNamespace(trial_id="abc", remote_experiment_path=str(tmp_path), run_metadata=run_metadata)
+    storage = SimpleNamespace(storage_filesystem=LocalFileSystem())
+    where = {"storage": storage, "remote_experiment_path": str(tmp_path)}
+    trial = SimpleNamespace(trial_id="abc", run_metadata=run_metadata, **where)
     assert _checkpoints(trial) == []
 
 
@@ -284,7 +287,15 @@ def test_a_batch_that_two_workers_cannot_share_is_refused_before_any_is_started(
     config = with_values(trial_config, {"training.batch_size": 9})
     with pytest.raises(ValueError, match="batch_size is 9, which 2 workers cannot share equally; expected a multiple"):
         run_trial(
-            {}, base=config, dataset=tmp_path, stop_rule=len, cpus=1, gpus=0.0, num_workers=2, runs=tmp_path / "runs"
+            {},
+            base=config,
+            dataset=lambda: tmp_path,
+            stop_rule=len,
+            cpus=1,
+            gpus=0.0,
+            num_workers=2,
+            filesystem=LocalFileSystem(),
+            runs=str(tmp_path / "runs"),
         )
     assert not (tmp_path / "runs").exists()
 

@@ -35,13 +35,15 @@ def save_checkpoint(folder: Path, gan: Gan, best: dict[str, Any]) -> None:
     os.replace(aside, folder / FILE)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any]:
+def load_checkpoint(folder: Path, filesystem: Any = None) -> dict[str, Any]:
     """Read a training's state; no code in the file is run.
+
+    The folder is one of this machine, or of a file system of pyarrow.
 
     Raises:
         ValueError: for a file that is missing, of another format, not as it was written, or more than plain data.
     """
-    content = _content(folder / FILE)
+    content = _content(folder / FILE, filesystem)
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # the unpickler raises anything at all on what `torch.save` did not write
@@ -52,12 +54,12 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     return state
 
 
-def load_first(folders: Sequence[Path]) -> tuple[dict[str, Any] | None, list[str]]:
+def load_first(folders: Sequence[Path], filesystem: Any = None) -> tuple[dict[str, Any] | None, list[str]]:
     """The state in the first of the folders that holds a whole one, and what is wrong with those before it."""
     damage: list[str] = []
     for folder in folders:
         try:
-            return load_checkpoint(folder), damage
+            return load_checkpoint(folder, filesystem), damage
         except ValueError as error:
             damage.append(str(error))
     return None, damage
@@ -71,11 +73,14 @@ def best_epoch(best: dict[str, Any] | None, gan: Gan) -> dict[str, Any]:
     return {"averaged": averaged, "history": list(gan.history)}
 
 
-def _content(file: Path) -> bytes:
+def _content(file: Path, filesystem: Any) -> bytes:
     """What follows the first line, which is checked against it."""
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist; expected a checkpoint: restore it from a copy or go on without it")
-    line, _, content = file.read_bytes().partition(b"\n")
+    try:
+        line, _, content = _read(file, filesystem).partition(b"\n")
+    except FileNotFoundError:
+        raise ValueError(
+            f"{file} does not exist; expected a checkpoint: restore it from a copy or go on without it"
+        ) from None
     header = re.fullmatch(rb"%b (\d+) ([0-9a-f]{64})" % MAGIC.encode(), line)
     if not header:
         raise ValueError(
@@ -90,3 +95,10 @@ def _content(file: Path) -> bytes:
             "restore it from a copy or go on without it"
         )
     return content
+
+
+def _read(file: Path, filesystem: Any) -> bytes:
+    if filesystem is None:
+        return file.read_bytes()
+    with filesystem.open_input_file(file.as_posix()) as stream:
+        return bytes(stream.readall())

@@ -7,11 +7,13 @@ checkpoints, and hands the first worker's metrics on to Tune.
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
+from pyarrow.fs import FileSelector, FileSystem
 from ray import tune
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -37,17 +39,19 @@ def run_trial(
     parameters: dict[str, Any],
     *,
     base: TrialConfig,
-    dataset: Path,
+    dataset: Callable[[], Path],
     stop_rule: StopRule,
     cpus: int,
     gpus: float,
     num_workers: int,
-    runs: Path,
+    filesystem: FileSystem,
+    runs: str,
 ) -> None:
-    """Train one configuration: sampled dotted parameters laid over `base`, on a prepared dataset.
+    """Train one configuration: sampled dotted parameters laid over `base`.
 
-    Each of `num_workers` has so many CPUs and GPUs of its own. Several of them keep their checkpoints in a folder of
-    `runs` that has the trial's id for a name.
+    `dataset` gives the folder of the prepared dataset on whichever machine it is called. Each of `num_workers` has so
+    many CPUs and GPUs of its own. Several of them keep their checkpoints in a folder of `runs`, on a file system, that
+    has the trial's id for a name.
 
     Raises:
         ValueError: if the configuration does not fit the data or the number of workers.
@@ -64,7 +68,7 @@ def run_trial(
             torch.cuda.set_per_process_memory_fraction(own)
         state, warning = _last_state()
         report = _reporter(state, warning, Usage(device, _steps(state)), shared)
-        train(config, PreparedDataset.open(dataset), report, stop_rule, state, device)
+        train(config, PreparedDataset.open(dataset()), report, stop_rule, state, device)
 
     if num_workers == 1:
         TorchTrainer(train_here, scaling_config=ScalingConfig(num_workers=0)).fit()
@@ -76,7 +80,7 @@ def run_trial(
         scaling_config=ScalingConfig(
             num_workers=num_workers, use_gpu=gpus > 0, resources_per_worker={"CPU": cpus, "GPU": gpus}
         ),
-        run_config=_run_config(runs),
+        run_config=_run_config(filesystem, runs),
     ).fit()
 
 
@@ -87,11 +91,12 @@ def own_gpus(asked: float) -> float:
     return float(tune.get_context().get_trial_resources().required_resources.get("GPU", 0.0))
 
 
-def _run_config(runs: Path) -> RunConfig:
+def _run_config(filesystem: FileSystem, runs: str) -> RunConfig:
     """A restored trial finds its checkpoints again, because its id names the run."""
     return RunConfig(
         name=tune.get_context().get_trial_id(),
-        storage_path=str(runs),
+        storage_path=runs,
+        storage_filesystem=filesystem,
         callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         failure_config=FailureConfig(
             max_failures=MAX_FAILURES,
@@ -145,9 +150,10 @@ def _last_state() -> tuple[dict[str, Any] | None, str]:
     checkpoint = _session().get_checkpoint()
     if checkpoint is None:
         return None, ""
-    last = Path(checkpoint.path)
-    others = sorted({file.parent for file in last.parent.glob(f"*/{FILE}")} - {last}, reverse=True)
+    last, filesystem = Path(checkpoint.path), checkpoint.filesystem
+    files = filesystem.get_file_info(FileSelector(last.parent.as_posix(), recursive=True))
+    others = sorted({Path(file.path).parent for file in files if file.base_name == FILE} - {last}, reverse=True)
     others.sort(key=lambda folder: folder > last)  # a killed run may have left some that its records do not know yet
-    state, damage = load_first([last, *others])
+    state, damage = load_first([last, *others], filesystem)
     where = f"went on from epoch {state['counters']['epoch']}" if state else "no other is whole: started anew"
     return state, "; ".join([*damage, where]) if damage else ""

@@ -167,9 +167,9 @@ def one_step(parameters: dict[str, Any], *, base: TrialConfig, **_: Any) -> None
         tune.report({**METRICS, **metrics, **ended}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
-def marked_trial(parameters: dict[str, Any], *, runs: Path, **arguments: Any) -> None:
+def marked_trial(parameters: dict[str, Any], *, runs: str, **arguments: Any) -> None:
     """Our trial, leaving a file with the time of its first step."""
-    mark_first_step(runs.parent, tune.get_context().get_trial_id())
+    mark_first_step(Path(runs).parent, tune.get_context().get_trial_id())
     run_trial(parameters, runs=runs, **arguments)
 
 
