@@ -123,6 +123,7 @@ def fill(folder):
     return filler
 
 
+@pytest.mark.all
 def test_a_search_whose_disk_was_full_says_so_in_one_line_and_is_resumed(small_disk, start, tmp_path):
     folder = small_disk / "x"
     process = start(small_disk)

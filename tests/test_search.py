@@ -317,6 +317,7 @@ def test_generate_refuses_what_it_cannot_do_and_writes_nothing(result, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.all
 def test_resuming_a_finished_search_exports_the_same_again(result):
     folder, _ = result
     before = (folder / "best" / "metrics.json").read_text(), (folder / "trials.csv").read_text()
@@ -357,6 +358,7 @@ def test_a_search_without_tune_s_state_keeps_what_it_has(result, tmp_path):
     assert (folder / "trials.csv").read_text() == before
 
 
+@pytest.mark.all
 def test_ctrl_c_during_the_export_can_be_resumed_too(result, monkeypatch):
     folder, _ = result
 
@@ -383,6 +385,7 @@ def test_a_trial_can_be_trained_again_alone(result, prepared):
     assert new["epochs"] == old["epochs"]
 
 
+@pytest.mark.all
 def test_one_at_a_time_the_same_seed_proposes_and_scores_the_same(result, prepared, tmp_path):
     folder, _ = result
     again, _, _ = search(tmp_path, prepared, *FOUR)
@@ -391,6 +394,7 @@ def test_one_at_a_time_the_same_seed_proposes_and_scores_the_same(result, prepar
     pd.testing.assert_frame_equal(first, second)
 
 
+@pytest.mark.all
 def test_a_trial_that_fails_is_told_as_failed_and_the_others_go_on(cluster, prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "check_fit", lambda config, dataset: None)  # or it would refuse what is to fail here
     monkeypatch.setattr("search.tuner.MAX_FAILURES", 0)  # it would fail each time

@@ -263,6 +263,7 @@ def test_a_search_killed_on_one_machine_goes_on_on_another(s3, start):  # noqa: 
 
 
 @pytest.mark.slow
+@pytest.mark.all
 def test_trials_read_data_from_the_bucket_and_the_best_goes_there(kept_data, tmp_path):
     given = ["--data", kept_data, "--results", "s3://mine/results", "--preset", "demo", "--name", "y"]
     settings = [part for text in (*SMALL, "wandb.mode=disabled") for part in ("--set", text)]

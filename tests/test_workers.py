@@ -190,6 +190,7 @@ pydantic = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince2
 
 @pydantic
 @pytest.mark.slow
+@pytest.mark.all
 def test_a_trial_of_two_workers_equals_one_of_one(search, tmp_path):
     alone, first = search(tmp_path / "one", 1, Float64())
     shared, second = search(tmp_path / "two", 2, Float64())
@@ -201,6 +202,7 @@ def test_a_trial_of_two_workers_equals_one_of_one(search, tmp_path):
 
 @pydantic
 @pytest.mark.slow
+@pytest.mark.all
 def test_a_trial_goes_on_from_its_checkpoint_when_a_worker_is_killed(search, tmp_path):
     _, undisturbed = search(tmp_path / "undisturbed", 2, epochs=4)
     flag = tmp_path / "killed"
@@ -250,6 +252,7 @@ class StopFirst(FIFOScheduler):
 
 @pydantic
 @pytest.mark.slow
+@pytest.mark.all
 def test_a_search_with_two_workers_a_trial_goes_on_after_a_stop_and_exports_its_best_epoch(whole_search, monkeypatch):
     monkeypatch.setattr("search.tuner.make_scheduler", lambda *_: StopFirst())
     folder, _ = whole_search(*TWO, "training.batch_size=[4, 8]", samples=2)
@@ -264,6 +267,7 @@ def test_a_search_with_two_workers_a_trial_goes_on_after_a_stop_and_exports_its_
 
 @pydantic
 @pytest.mark.slow
+@pytest.mark.all
 def test_two_workers_that_diverge_leave_nothing_to_export(whole_search):
     with pytest.raises(ValueError, match=r"no trial has finished an epoch with a finite score.*diverged: non-finite"):
         whole_search(*TWO, "training.critic_lr=1e30", "training.batch_size=8")
