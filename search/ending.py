@@ -41,10 +41,11 @@ def finish(
     verdict: Verdict | None,
     config: SearchConfig,
     dataset: PreparedDataset,
-    folder: Path,
+    plan: Plan,
     console: Console,
 ) -> None:
     """Export the best of these trials, draw what it generates, write the report, and say where everything is."""
+    folder = plan.folder
     metrics = export_best(trials, config.trial, dataset, folder, verdict)
     write_waveforms(folder, GENERATED_COUNT, folder / GENERATED, seed=config.seed)
     score, validation = metrics["validation"]["score"], dataset.part("val", config.model)
@@ -57,15 +58,15 @@ def finish(
         folder / FIGURE,
     )
     write_report(folder)
-    _say_where_everything_is(metrics, verdict, config, folder, console)
+    _say_where_everything_is(metrics, verdict, config, plan, console)
 
 
 def _say_where_everything_is(
-    metrics: dict[str, Any], verdict: Verdict | None, config: SearchConfig, folder: Path, console: Console
+    metrics: dict[str, Any], verdict: Verdict | None, config: SearchConfig, plan: Plan, console: Console
 ) -> None:
-    where, trial_id = shown_path(folder), metrics["trial_id"]
+    where, trial_id = shown_path(plan.folder), metrics["trial_id"]
     parameters = ", ".join(f"{key.partition('.')[2]} {shown(value, 3)}" for key, value in metrics["parameters"].items())
-    results = ("--results", shown_path(folder.parent))
+    results = ("--results", shown_place(plan.results))
     lines = [
         *(verdict.lines if verdict else []),
         f"Best: trial {trial_id}, seed {metrics['seed']}, score {score_text(metrics['validation']['score'])} "

@@ -79,7 +79,7 @@ def run(plan: Plan, console: Console) -> bool:
                 write_trials(rows, plan.folder / TRIALS_FILE)
                 _answer(analysis, config, plan.folder, console)
                 trials, verdict = _finalists(analysis.trials, config, plan, prepared, changes, console, start_s)
-                finish(trials, verdict, config, dataset, plan.folder, console)
+                finish(trials, verdict, config, dataset, plan, console)
                 changes.send(left_out=LATEST_RUN)
                 if plan.kept.copy:
                     console.print(f"All of it is in {plan.kept}, too.", highlight=False, markup=False, soft_wrap=True)
