@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 search: $(VENV)/.installed  ## the demo search, from nothing to an exported generator
 	$(BIN)/python search/run.py
 
-test: $(VENV)/.installed-dev  ## linters and all tests
+test: $(VENV)/.installed-dev  ## linters and tests
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 --durations=10

@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search.space import Choices, Domain, domain_from_json, re_ranged
-from trainables.config import (
-    EvaluationConfig,
-    ModelConfig,
-    TrainingConfig,
-    TrialConfig,
-    flat,
-    from_dict,
-    with_values,
-)
+from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig, flat, from_dict, with_values
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 SCHEDULERS = ("asha", "hyperband", "median", "none")

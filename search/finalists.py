@@ -103,5 +103,16 @@ class Listed(Searcher):
         """Nothing is learnt from a trial."""
 
     def rebuild(self, past: Sequence[PastTrial]) -> None:
-        """Propose what no trial of a restored search has been given."""
-        self._given = {trial.trial_id: self._points.index(dict(trial.parameters)) for trial in past}
+        """Propose what no trial of a restored search has been given.
+
+        Raises:
+            ValueError: if one has been given what is not in the list.
+        """
+        self._given = {}
+        for trial in past:
+            if trial.parameters not in self._points:
+                raise ValueError(
+                    f"trial {trial.trial_id} of finalists/ is of a configuration that is no finalist on this machine; "
+                    "remove finalists/ to train them anew"
+                )
+            self._given[trial.trial_id] = self._points.index(dict(trial.parameters))

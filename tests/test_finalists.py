@@ -168,6 +168,11 @@ def test_a_restored_list_goes_on_with_what_no_trial_has():
     assert [after.suggest(trial_id) for trial_id in "cdef"] == [points[0], *points[2:], Listed.FINISHED]
 
 
+def test_a_restored_training_of_what_is_no_finalist_is_told_of():
+    with pytest.raises(ValueError, match="trial a of finalists/ is of a configuration that is no finalist"):
+        Listed([{"seed": 1}]).rebuild([PastTrial("a", {"seed": 2}, [], running=True, failed=False)])
+
+
 def test_trainings_are_written_with_the_trial_whose_configuration_they_train(tmp_path):
     finalists = Finalists((row(1), row(2)), (5, 6))
     rows = [
