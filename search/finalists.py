@@ -5,6 +5,7 @@ the scores of all (`curve_model.py`) are trained again, to the last epoch, each 
 did not use; `verdict.py` says which won.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import pandas as pd
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from data_prep.files import written_whole
+from data_prep.files import write_json, written_whole
 from search.config import SearchConfig
 from search.curve_model import expected_scores
 from search.optuna_search import PastTrial
@@ -25,6 +26,7 @@ from search.verdict import Verdict, compare, counted_score, failed
 from trainables.config import MAX_SEED
 
 SEED = "seed"
+CHOICE_FILE = "finalists.json"
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,20 @@ def choose(rows: Sequence[TrialRow], config: SearchConfig) -> Finalists | None:
     return Finalists(chosen, seeds) if len(chosen) > 1 else None
 
 
+def choose_once(rows: Sequence[TrialRow], config: SearchConfig, file: Path) -> Finalists | None:
+    """What an interrupted search had chosen and kept in `file`, or `choose`, kept there.
+
+    A resumed search may run on another processor, whose rounding would have the model rank close ones otherwise.
+    """
+    if file.is_file():
+        kept, known = json.loads(file.read_text(encoding="utf-8")), {row.trial_id: row for row in rows}
+        return Finalists(tuple(known[trial_id] for trial_id in kept["trials"]), tuple(kept["seeds"]))
+    finalists = choose(rows, config)
+    if finalists:
+        write_json(file, {"trials": [row.trial_id for row in finalists.chosen], "seeds": finalists.seeds})
+    return finalists
+
+
 class Listed(Searcher):
     """Proposes to Tune what it is given, one after the other."""
 
@@ -112,7 +128,7 @@ class Listed(Searcher):
         for trial in past:
             if trial.parameters not in self._points:
                 raise ValueError(
-                    f"trial {trial.trial_id} of finalists/ is of a configuration that is no finalist on this machine; "
-                    "remove finalists/ to train them anew"
+                    f"trial {trial.trial_id} of finalists/ is of a configuration that {CHOICE_FILE} does not name; "
+                    "remove both to choose and train anew"
                 )
             self._given[trial.trial_id] = self._points.index(dict(trial.parameters))

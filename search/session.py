@@ -26,7 +26,7 @@ from search.budget import ended_by, limit_hours, seconds_needed
 from search.cluster import check_seen, check_shared, expected_at_once, fitting, start_ray, trials_at_once
 from search.config import SearchConfig, resolved
 from search.ending import finish, say_how_to_resume
-from search.finalists import choose
+from search.finalists import CHOICE_FILE, choose_once
 from search.packing import pack
 from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
@@ -232,7 +232,7 @@ def _finalists(
         KeyboardInterrupt: for Ctrl-C.
     """
     rows = trial_rows(trials)
-    finalists = choose(rows, config)
+    finalists = choose_once(rows, config, plan.folder / CHOICE_FILE)
     if finalists is None:
         return trials, None
     points, file, below = finalists.points(), plan.folder / FINALISTS_FILE, plan.kept / FINALISTS
