@@ -13,8 +13,8 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from search.config import SearchConfig
-from search.export import export_best
-from search.exported import BEST
+from search.export.load import BEST
+from search.export.write import export_best
 from search.figure import draw_waveforms
 from search.generate import write_waveforms
 from search.plan import FINALISTS_FILE, GENERATED, PROJECT, TRIALS_FILE, Plan, shown_path, shown_place

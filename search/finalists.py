@@ -19,8 +19,8 @@ from ray.tune.search import Searcher
 
 from data_prep.files import write_json, written_whole
 from search.config import SearchConfig
-from search.curve_model import expected_scores
 from search.optuna_search import PastTrial
+from search.samplers.curve_model import expected_scores
 from search.trials import TrialRow, trial_rows
 from search.verdict import Verdict, compare, counted_score, failed
 from trainables.config import MAX_SEED

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from data_prep.command import Parser, run_command
 from data_prep.files import written_whole
-from search.asdf import write_asdf
-from search.conditions import ASKED, Condition, conditions_of, told
-from search.exported import Records, load_best, load_records
-from search.formats import (
+from search.export.load import Records, load_best, load_records
+from search.waveforms.asdf import write_asdf
+from search.waveforms.conditions import ASKED, Condition, conditions_of, told
+from search.waveforms.formats import (
     CM_S2,
     MAX_COUNT,
     NORMALISED,

@@ -12,15 +12,15 @@ from data_prep import page
 from data_prep.command import Parser, run_command
 from data_prep.files import write_text
 from data_prep.page import Html
+from search.pages.answer import answer_section
+from search.pages.compare import write_comparison
+from search.pages.page import command, quiet, render, section, tiles
+from search.pages.result import Result, hours_text, read_result
+from search.pages.training import training_section
+from search.pages.trials import trials_section
+from search.pages.utility import tried, utility_section
+from search.pages.waves import waves_section
 from search.plan import SEARCH_FILE, shown_path
-from search.report_answer import answer_section
-from search.report_compare import write_comparison
-from search.report_data import Result, hours_text, read_result
-from search.report_page import command, quiet, render, section, tiles
-from search.report_training import training_section
-from search.report_trials import trials_section
-from search.report_utility import tried, utility_section
-from search.report_waves import waves_section
 from search.space import shown
 from trainables.config import flat
 

@@ -19,9 +19,9 @@ from data_prep.dataset import Dataset, Part, open_dataset
 from data_prep.files import sha256
 from data_prep.noise import LABEL
 from data_prep.split import groups
-from search.exported import load_best
+from search.export.load import load_best
 from search.generate import write_waveforms
-from search.report_data import read_result
+from search.pages.result import read_result
 from trainables.detector import band_passed
 from trainables.metrics import z_score
 

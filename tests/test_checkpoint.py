@@ -17,7 +17,7 @@ from ray import tune
 from rich.console import Console
 
 from search.config import with_settings
-from search.export import best_state
+from search.export.write import best_state
 from search.presets import preset
 from search.progress import Progress
 from search.tuner import run_search

@@ -7,9 +7,9 @@ from optuna.trial import TrialState
 from scipy.spatial.distance import pdist
 from scipy.stats import norm, qmc
 
-from search.curve_sampler import CurveSampler, _expected_improvement
-from search.gaussian_process import GaussianProcess
 from search.samplers import distribution
+from search.samplers.curves import CurveSampler, _expected_improvement
+from search.samplers.gaussian_process import GaussianProcess
 from search.space import Choices, Range
 
 SPACE = {"lr": Range(1e-4, 1e-1, log=True), "layers": Range(1, 5), "kind": Choices(("a", "b", "c"))}

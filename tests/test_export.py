@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from data_prep.files import sha256
-from search import export
-from search.exported import load_best
-from search.program import write_program
+from search.export import write
+from search.export.load import load_best
+from search.export.program import write_program
 from trainables.batches import PreparedDataset
 from trainables.config import ModelConfig, TrialConfig
 from trainables.metrics import z_score
@@ -53,9 +53,9 @@ def result(tmp_path_factory, prepared):
     state = {"averaged": make_generator(model, dataset.samples).state_dict(), "history": [{"score": 7.0}]}
     trial = SimpleNamespace(trial_id="a", config={})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "best_state", lambda trials: (trial, state))
-        patch.setattr(export, "_test_scores", lambda *_: TEST_SCORES)
-        export.export_best([trial], TrialConfig(model), dataset, folder)
+        patch.setattr(write, "best_state", lambda trials: (trial, state))
+        patch.setattr(write, "_test_scores", lambda *_: TEST_SCORES)
+        write.export_best([trial], TrialConfig(model), dataset, folder)
     return folder
 
 

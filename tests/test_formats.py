@@ -15,8 +15,17 @@ from data_prep.dataset import open_dataset
 from data_prep.prepare import prepare
 from data_prep.process import detrend
 from data_prep.record import PrepareSettings
-from search.asdf import write_asdf
-from search.formats import CM_S2, MAX_COUNT, NORMALISED, Batch, Layout, with_table, write_array, write_miniseed
+from search.waveforms.asdf import write_asdf
+from search.waveforms.formats import (
+    CM_S2,
+    MAX_COUNT,
+    NORMALISED,
+    Batch,
+    Layout,
+    with_table,
+    write_array,
+    write_miniseed,
+)
 
 SAMPLES, FS_HZ = 2000, 100.0
 COUNT, BATCH = 10, 4

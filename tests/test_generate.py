@@ -12,9 +12,9 @@ import torch
 
 from data_prep.files import sha256
 from search import generate
-from search.conditions import NEAREST
-from search.exported import load_best, load_records
+from search.export.load import load_best, load_records
 from search.generate import write_waveforms
+from search.waveforms.conditions import NEAREST
 from trainables.config import ModelConfig
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from rich.console import Console
 from data_prep.files import sha256
 from search import ending, plan, session
 from search.config import with_settings
-from search.exported import load_best, load_records
+from search.export.load import load_best, load_records
 from search.generate import write_waveforms
 from search.presets import preset
 from search.run import parse_arguments

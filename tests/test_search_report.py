@@ -15,11 +15,11 @@ import pytest
 
 from data_prep.files import sha256
 from search.config import SearchConfig, resolved
-from search.exported import FORMAT
+from search.export.load import FORMAT
 from search.line_log import LOG, LineLog
+from search.pages.charts import Axis, number
+from search.pages.result import hours_text
 from search.report import main, write_report
-from search.report_data import hours_text
-from search.report_svg import Axis, number
 from search.trials import TrialRow, write_trials
 from trainables.fidelity import SCORED
 

@@ -168,7 +168,7 @@ def search(cluster, prepared, trial_config, monkeypatch):
 
 
 def last_state(analysis):
-    from search.export import _checkpoints
+    from search.export.write import _checkpoints
     from trainables.checkpoint import load_checkpoint
 
     kept = max(_checkpoints(analysis.trials[0]), key=lambda result: result.metrics["epoch"])
@@ -274,7 +274,7 @@ def test_two_workers_that_diverge_leave_nothing_to_export(whole_search):
 
 
 def test_two_workers_that_failed_before_their_first_report_have_no_checkpoints(tmp_path):
-    from search.export import _checkpoints
+    from search.export.write import _checkpoints
 
     (tmp_path / "abc").mkdir()
     manager = SimpleNamespace(best_checkpoint_results=[])

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_prep.files import write_json
-from search.exported import BEST, CONFIG, FORMAT, RECORDS, WEIGHTS, write_sums
+from search.export.load import BEST, CONFIG, FORMAT, RECORDS, WEIGHTS, write_sums
 from trainables.config import ModelConfig, TrialConfig
 from trainables.networks import AnyGenerator, make_generator
 

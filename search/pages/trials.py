@@ -9,9 +9,9 @@ from typing import Any
 
 from data_prep import page
 from search.answers import common_epoch, comparable_scores
-from search.report_data import Result, hours_text
-from search.report_page import grid, quiet, section
-from search.report_svg import Axis, Chart, figure, legend
+from search.pages.charts import Axis, Chart, figure, legend
+from search.pages.page import grid, quiet, section
+from search.pages.result import Result, hours_text
 from search.schedulers import rung_epochs
 from search.space import Choices, Domain, shown
 from search.trials import TrialRow, score_text

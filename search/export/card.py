@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from search.exported import CHECKSUMS, CONFIG, DATASET, ENVIRONMENT, METRICS, PROGRAM, RECORDS, WEIGHTS
+from search.export.load import CHECKSUMS, CONFIG, DATASET, ENVIRONMENT, METRICS, PROGRAM, RECORDS, WEIGHTS
 from search.space import shown
 from search.trials import score_text
 from search.verdict import Verdict

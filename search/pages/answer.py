@@ -6,9 +6,9 @@ from typing import Any
 
 from data_prep import page
 from data_prep.page import Html
-from search.report_data import Result
-from search.report_ladder import Line, finite, ladder, text_of
-from search.report_page import quiet, section, tiles
+from search.pages.ladder import Line, finite, ladder, text_of
+from search.pages.page import quiet, section, tiles
+from search.pages.result import Result
 from search.space import Choices, Domain, shown
 from search.trials import TrialRow, score_text
 

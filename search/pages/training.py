@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from data_prep import page
-from search.report_data import Result
-from search.report_page import grid, quiet, section
-from search.report_svg import WIDTH, Axis, Chart, legend
+from search.pages.charts import WIDTH, Axis, Chart, legend
+from search.pages.page import grid, quiet, section
+from search.pages.result import Result
 
 # Of each loss the title and what it is.
 LOSSES = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from search.curve_sampler import CurveSampler
+from search.samplers.curves import CurveSampler
 from search.space import Choices, Domain, Space
 
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from data_prep.flatfile import archive_event
-from search.formats import CM_S2, Batch, Layout, Row
+from search.waveforms.formats import CM_S2, Batch, Layout, Row
 
 QUAKEML_START = """<?xml version='1.0' encoding='utf-8'?>
 <q:quakeml xmlns:q="http://quakeml.org/xmlns/quakeml/1.2" xmlns="http://quakeml.org/xmlns/bed/1.2">

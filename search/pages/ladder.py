@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from search.report_svg import Axis, Chart
+from search.pages.charts import Axis, Chart
 from search.trials import score_text
 
 BROAD, ROW_PX = 1060, 34

@@ -7,11 +7,11 @@ from pathlib import Path
 from data_prep import page
 from data_prep.files import write_text
 from data_prep.page import Html
-from search.report_answer import ranked
-from search.report_data import Result, hours_text, read_result
-from search.report_ladder import Line, finite, ladder, text_of
-from search.report_page import quiet, render, section
-from search.report_svg import Axis, Chart, legend
+from search.pages.answer import ranked
+from search.pages.charts import Axis, Chart, legend
+from search.pages.ladder import Line, finite, ladder, text_of
+from search.pages.page import quiet, render, section
+from search.pages.result import Result, hours_text, read_result
 from search.space import shown
 from trainables.config import flat
 

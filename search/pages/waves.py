@@ -12,10 +12,10 @@ from torch import Tensor
 
 from data_prep import page
 from data_prep.files import sha256
+from search.pages.charts import WIDTH, Axis, Chart, Values, drawing, legend
+from search.pages.page import grid, quiet, section
+from search.pages.result import Result
 from search.plan import GENERATED
-from search.report_data import Result
-from search.report_page import grid, quiet, section
-from search.report_svg import WIDTH, Axis, Chart, Values, drawing, legend
 from search.trials import score_text
 from trainables import metrics
 from trainables.batches import LABELS, PreparedDataset

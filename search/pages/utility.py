@@ -6,9 +6,9 @@ from html import escape
 from typing import Any
 
 from data_prep import page
-from search.report_data import Result
-from search.report_page import quiet, section
-from search.report_svg import Axis, Chart, legend
+from search.pages.charts import Axis, Chart, legend
+from search.pages.page import quiet, section
+from search.pages.result import Result
 from search.utility import ALONE, AUGMENTED, BOTH, GENERATED, KURTOSIS, MEASURES, REAL, UTILITY, cells
 
 # What a method's line looks like: colours by what is learnt, dashed what is augmented or not learnt.

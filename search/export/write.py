@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_prep.files import sha256, write_json, write_text, written_whole
-from search.card import model_card
-from search.exported import (
+from search.export.card import model_card
+from search.export.load import (
     BEST,
     CARD,
     CONFIG,
@@ -33,8 +33,8 @@ from search.exported import (
     WEIGHTS,
     write_sums,
 )
+from search.export.program import write_program
 from search.finalists import SEED
-from search.program import write_program
 from search.trials import trial_rows
 from search.verdict import Verdict
 from trainables.batches import PreparedDataset

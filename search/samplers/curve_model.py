@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.gaussian_process import Array, GaussianProcess
+from search.samplers.gaussian_process import Array, GaussianProcess
 from search.space import Choices, Space
 from search.trials import TrialRow
 

@@ -19,8 +19,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm, qmc, rankdata
 
-from search.curve_model import coordinates, depth
-from search.gaussian_process import Array, GaussianProcess
+from search.samplers.curve_model import coordinates, depth
+from search.samplers.gaussian_process import Array, GaussianProcess
 from search.schedulers import recent_score
 from search.space import Space
 

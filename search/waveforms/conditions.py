@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.exported import Records
+from search.export.load import Records
 from trainables.batches import CONDITION_COLUMNS, LEAST_DISTANCE_KM
 
 # Training records that a waveform's scales and other conditions may come from where some are asked for.

@@ -10,7 +10,7 @@ from typing import Any
 
 from search.answers import Report, answers
 from search.config import SearchConfig, parse, read_config
-from search.exported import BEST, CONFIG, FORMAT, METRICS, REMEDY
+from search.export.load import BEST, CONFIG, FORMAT, METRICS, REMEDY
 from search.finalists import SEED
 from search.line_log import LOG, whole_lines
 from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE

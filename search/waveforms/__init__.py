@@ -1,0 +1,1 @@
+"""Files of generated waveforms, and which waveforms may be asked for."""
