@@ -39,7 +39,7 @@ from search.waveforms.formats import (
 )
 from trainables.batches import LABELS
 from trainables.config import MAX_SEED
-from trainables.generator import LongConvolution
+from trainables.fixed import fix
 from trainables.metrics import z_score
 from trainables.networks import AnyGenerator
 
@@ -126,7 +126,8 @@ def generated(
     record.
     """
     latents, places = np.random.default_rng(layout.seed).spawn(2)
-    waveforms = partial(_waveforms, _frozen(generator))
+    fix(generator.double())
+    waveforms = partial(_waveforms, generator)
     for start in range(0, layout.count, BATCH):
         size = min(BATCH, layout.count - start)
         record = records[torch.from_numpy(places.integers(len(records.number), size=size))]
@@ -136,15 +137,6 @@ def generated(
             wave *= record.scale[:, :, None]
         rows = [_row(start + n, record[n : n + 1], layout, conditions) for n in range(size)]
         yield Batch(wave.numpy(), rows)
-
-
-def _frozen(generator: AnyGenerator) -> AnyGenerator:
-    """The same generator, in double precision and with its weights for good."""
-    generator.double()
-    for layer in generator.modules():
-        if isinstance(layer, LongConvolution):
-            layer.freeze()
-    return generator
 
 
 @torch.inference_mode()
@@ -171,18 +163,20 @@ def _row(index: int, record: Records, layout: Layout, conditions: Mapping[str, C
 
 def main() -> None:
     """The command line."""
-    parser = Parser(description="Generate waveforms with the best generator of a search, and a table (.csv) of them.")
+    parser = Parser(
+        description="Generate waveforms with the best generator of a search, and a table (.csv) of them.",
+        epilog="Example: python search/generate.py results/demo-1 --count 100 --out waveforms.h5 --magnitude 5",
+    )
     parser.add_argument("result", type=Path, help="folder of a finished search, such as results/demo-1")
     parser.add_argument("--count", type=int, required=True, help="how many waveforms, of all components each")
     text = "file to write: .npy, float32 (count, C, T); .h5, ASDF; .mseed, miniSEED"
     parser.add_argument("--out", type=Path, required=True, help=text)
-    parser.add_argument("--label", choices=sorted(LABELS), default="earthquake")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--label", choices=sorted(LABELS), default="earthquake", help="default: earthquake")
+    parser.add_argument("--seed", type=int, default=0, help="the same one gives the same waveforms (default: 0)")
     text = "cm/s2: scaled as one training record is (default: normalised in .npy, cm/s2 in other formats)"
     parser.add_argument("--units", choices=UNITS, help=text)
-    text = "of all earthquakes, if the search was for such a model (model.conditions)"
-    for name, option in ASKED.items():
-        parser.add_argument(option, dest=name, type=float, help=f"{name} {text}", metavar="VALUE")
+    for name, (option, text) in ASKED.items():
+        parser.add_argument(option, dest=name, type=float, help=text, metavar=option.strip("-").upper())
     args = parser.parse_args()
     asked = {name: value for name in ASKED if (value := getattr(args, name)) is not None}
     write_waveforms(args.result, args.count, args.out, args.label, args.units, args.seed, asked, progress=True)

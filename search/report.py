@@ -75,9 +75,10 @@ def _cost(result: Result) -> str:
     share = f"{saved / (searched + saved):.0%} of training every trial to its last epoch"
     facts: dict[str, tuple[object, str]] = {
         "Worker time of the search": (hours_text(searched), f"{len(result.rows)} trials"),
-        "Worker time of the finalists": (hours_text(finalists), f"{len(result.finalists)} trainings"),
         "Saved by stopping early": (hours_text(saved), share),
     }
+    if result.finalists:
+        facts["Worker time of the finalists"] = hours_text(finalists), f"{len(result.finalists)} trainings"
     remark = "What was saved is reckoned from each stopped trial's own time an epoch."
     return section("cost", "What it cost", tiles(facts), quiet(remark))
 

@@ -7,8 +7,9 @@ from trainables import critic, gated
 from trainables.config import ARCHITECTURES, CONDITIONS, ModelConfig
 from trainables.convolution import convolve, convolve_same
 from trainables.critic import Critic
+from trainables.fixed import fix
 from trainables.gated import GatedConvolution
-from trainables.generator import Generator
+from trainables.generator import Generator, LongConvolution
 from trainables.layers import FrequencySplit, RectifiedNorm, leaky_relu
 from trainables.networks import make_critic, make_generator
 from trainables.spectral import spectral_convolution
@@ -89,6 +90,29 @@ def test_every_same_convolution_equals_torch_s_own(kernel, samples):
     direct = torch.stack([convolve_same(*group) for group in zip(*arguments, strict=True)])
     assert_equal_with_gradients(direct, expected, arguments)
     assert_equal_with_gradients(spectral_convolution(x, weight, bias), expected, arguments)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 7, 16, 128])
+@pytest.mark.parametrize("samples", [130, 401])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_fixed_convolution_is_torch_s_own_with_the_weights_it_had(kernel, samples, outputs):
+    network = nn.Sequential(LongConvolution(2, 5, outputs, kernel)).double()
+    x = torch.randn(2, 3, samples, 5, dtype=torch.float64)
+    padded = functional.pad(x, (0, 0, (kernel - 1) // 2, kernel // 2)).transpose(2, 3)
+    weights = [parameter.detach().clone() for parameter in network.parameters()]
+    expected = torch.stack([functional.conv1d(*group) for group in zip(padded, *weights, strict=True)]).transpose(2, 3)
+    fix(network)
+    assert not list(network.parameters())
+    torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-12)
+
+
+@both_architectures
+def test_a_fixed_generator_generates_the_same(architecture):
+    generator, _ = small(architecture, 401, conditions=("depth",))
+    latent, label = torch.randn(3, 100).double(), torch.randn(3, 2).double()
+    expected = generator.double()(latent, label)
+    fix(generator)
+    torch.testing.assert_close(generator(latent, label), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 5])

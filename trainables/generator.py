@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from trainables.config import ModelConfig
 from trainables.convolution import convolve_same
 from trainables.layers import RectifiedNorm, Repeat, uniform
-from trainables.spectral import mixed_convolution, mixing_of, spectral_convolution
+from trainables.spectral import spectral_convolution
 
 STRIDE = 4
 
@@ -53,16 +53,9 @@ class LongConvolution(nn.Module):
         bound = 1 / math.sqrt(inputs * kernel)
         self.weight, self.bias = uniform(bound, groups, outputs, inputs, kernel), uniform(bound, groups, outputs)
         self.method = "spectral"
-        self.mixing: Tensor | None = None
-
-    def freeze(self) -> None:
-        """Take the weights as they are for good: the filters' spectra are computed here, and not again."""
-        self.mixing = mixing_of(self.weight.detach())
 
     def forward(self, x_GBTC: Tensor) -> Tensor:
         """Convolve (G, B, T, C) to (G, B, T, O)."""
-        if self.mixing is not None:
-            return mixed_convolution(x_GBTC, self.mixing, self.bias, self.weight.shape[3])
         return METHODS[self.method](x_GBTC, self.weight, self.bias)
 
 

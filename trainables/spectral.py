@@ -32,12 +32,7 @@ def spectral_convolution(x_GBTC: Tensor, weight_GOCK: Tensor, bias_GO: Tensor) -
 
     Differentiable once.
     """
-    return mixed_convolution(x_GBTC, mixing_of(weight_GOCK), bias_GO, weight_GOCK.shape[3])
-
-
-def mixed_convolution(x_GBTC: Tensor, mixing: Tensor, bias_GO: Tensor, taps: int) -> Tensor:
-    """The same, given what `mixing_of` makes of the weights, which costs as much as a window or two."""
-    return _overlap_save(x_GBTC, mixing, bias_GO, taps)
+    return _overlap_save(x_GBTC, _mixing(weight_GOCK), bias_GO, weight_GOCK.shape[3])
 
 
 @cache
@@ -70,7 +65,7 @@ def _synthesis(block: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return (_analysis(block, torch.float64, torch.device("cpu")) * scale).T.to(dtype).to(device)
 
 
-def mixing_of(weight_GOCK: Tensor) -> Tensor:
+def _mixing(weight_GOCK: Tensor) -> Tensor:
     """What multiplies the pairs of all channels at each frequency, (G, F, 2 C, 2 O): the filters' conjugate spectra."""
     groups, outputs, channels, taps = weight_GOCK.shape
     block = block_length(taps, channels, outputs)

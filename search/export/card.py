@@ -1,7 +1,7 @@
 """The model card of an exported generator: what it is, learned from, scores, cannot do, and how to use it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,7 @@ from search.verdict import Verdict
 from trainables.batches import CONDITION_COLUMNS, PreparedDataset
 from trainables.config import ModelConfig
 
+MADE_UP = "XX"  # SEED's network for tests
 # Columns of the training table and how a reader knows them.
 COVERAGE = {"magnitude": "magnitude", "distance_km": "epicentral distance in km", "depth_km": "depth in km"}
 FILES = {
@@ -70,16 +71,22 @@ The first number of `label` is 1 for an earthquake and 0 for noise, which has 0 
 
 ## Licence of the data
 
-Networks of the training records: {", ".join(sorted(rows["network"].dropna().unique())) or "unknown"} (XX: made-up
-records). Their licence is not known here. Most networks in ITACA give their records under CC BY 4.0
-(https://creativecommons.org/licenses/by/4.0/), which asks to name the source; what each of them asks for is said at
-https://itaca.mi.ingv.it and https://www.fdsn.org/networks. Look there before you pass on this folder or what it
-generates.
+{_licence(set(rows["network"].dropna()))}
 
 ## Files
 
 {_table(("file", "what"), {f"`{file}`": what for file, what in FILES.items()})}
 """
+
+
+def _licence(networks: Set[str]) -> str:
+    if networks == {MADE_UP}:
+        return "None is needed: the training records are made up."
+    return f"""Networks of the training records: {", ".join(sorted(networks)) or "unknown"} ({MADE_UP}: made up).
+Their licence is not known here. Most networks in ITACA give their records under CC BY 4.0
+(https://creativecommons.org/licenses/by/4.0/), which asks to name the source; what each of them asks for is said at
+https://itaca.mi.ingv.it and https://www.fdsn.org/networks. Look there before you pass on this folder or what it
+generates."""
 
 
 def _table(head: tuple[str, ...], rows: Mapping[str, str]) -> str:
@@ -154,11 +161,12 @@ def _coverage(rows: pd.DataFrame) -> str:
 
 
 def _limits(dataset: PreparedDataset, test: Mapping[str, Any]) -> str:
-    low_hz, high_hz = dataset.usable_band_hz
+    (low_hz, high_hz), auc = dataset.usable_band_hz, test["finalist/classifier_auc"]
     limits = [
         "It knows earthquakes of those ranges alone, and few at their ends.",
         f"It was judged from {low_hz:.3g} to {high_hz:.3g} Hz, the band of nearly all training records.",
         "Amplitudes in cm/s² are not its own: each waveform takes the standard deviations of one training record.",
+        f"A small network tells its waveforms from real ones: area under the ROC curve {auc:.2f}, 0.5 is guessing.",
         "Waveforms are independent of each other: no two are of one earthquake at two stations.",
         "What it makes has not happened: no evidence of ground motion at any place. Check what matters to you, such as "
         "response spectra, against recordings before you use it for design or hazard.",

@@ -12,6 +12,11 @@ from search.pages.result import Result
 from search.space import Choices, Domain, shown
 from search.trials import TrialRow, score_text
 
+SCORE = (
+    "A score says how far generated records are from real ones, over how far real ones are from each other: "
+    "1 is the floor, and lower is better."
+)
+
 
 def answer_section(result: Result) -> str:
     """The answer, or the leader so far."""
@@ -22,6 +27,7 @@ def answer_section(result: Result) -> str:
         "answer",
         title,
         f'<p class="lead">{escape(_sentence(result, leader))}</p>',
+        quiet(SCORE),
         tiles(_facts(result, leader)),
         *(f'<p class="doubt">{escape(doubt)}</p>' for doubt in _doubts(result)),
         ladder(_lines(result)),
@@ -67,7 +73,7 @@ def _against(result: Result, leader: TrialRow, by_hand: TrialRow) -> str:
     words = f"{by_hand.score / leader.score:.3g} times the best trial's, one seed each{stopped}"
     scores = [score for one in ranked(result)[:1] for score in one["scores"].values()]
     below = sum(score is not None and score < by_hand.score for score in scores)
-    return f"{words}; better: {below} of the winner's {len(scores)} other seeds" if scores else words
+    return f"{words}; {below} of the winner's {len(scores)} other seeds are lower" if scores else words
 
 
 def _doubts(result: Result) -> list[str]:

@@ -121,7 +121,8 @@ class Chart:
         """A line from the lower to the upper end, with a text at its head."""
         self._add("line", kind, x1=self._x(x), x2=self._x(x), y1=self._top, y2=self._bottom)
         if text:
-            self.text(float(self._x(x)) + 4, self._top + 10, text)
+            aside = float(self._x(x)) > (self._left + self._right) / 2  # or it would leave the chart
+            self.text(float(self._x(x)) + (-4 if aside else 4), self._top + 10, text, f"note{' left' * aside}")
 
     def level(self, y: float, kind: str) -> None:
         """A line from the left to the right end."""

@@ -17,7 +17,8 @@ LOSSES = {
     "loss/penalty": ("Gradient penalty", "Before it is weighted."),
     "loss/generator": ("Generator's loss", "The critic's mean score of generated windows, negative."),
 }
-EXTREMES, MOMENTS = ("minimum", "maximum"), ("mean", "std", "skewness")
+EXTREMES = {"minimum": "Smallest", "maximum": "Largest"}
+MOMENTS = {"mean": "Mean", "std": "Standard deviation", "skewness": "Skewness"}
 KINDS = legend({"real": "real", "generated": "generated"})
 # Epochs in a table, but for the one that was kept.
 SHOWN = 8
@@ -41,9 +42,9 @@ def training_section(result: Result) -> str:
         grid(*(_loss(reports, key, kept) for key in LOSSES), columns=3),
         grid(_extremes(reports, kept), _scores(reports, kept)),
         "<h3>Smallest and largest value</h3>",
-        grid(*(_table(reports, name, kept) for name in EXTREMES)),
+        grid(*(_table(reports, name, title, kept) for name, title in EXTREMES.items())),
         "<h3>Moments</h3>",
-        grid(*(_table(reports, name, kept) for name in MOMENTS), columns=3),
+        grid(*(_table(reports, name, title, kept) for name, title in MOMENTS.items()), columns=3),
         quiet(
             "Over all samples of all windows at once, as in the thesis: real ones normalised, generated ones as the "
             "generator gives them. Extremes of a sample grow with its size. None of this is part of the score."
@@ -86,7 +87,7 @@ def _scores(reports: Reports, kept: int | None) -> str:
     return chart.figure("Score on validation")
 
 
-def _table(reports: Reports, name: str, kept: int | None) -> str:
+def _table(reports: Reports, name: str, title: str, kept: int | None) -> str:
     """A statistic of real and generated windows and their difference at some epochs: first, last, and the kept one."""
     places = set(np.linspace(0, len(reports) - 1, SHOWN).round().astype(int).tolist())
     kinds = ("real", "generated", "difference")
@@ -95,7 +96,7 @@ def _table(reports: Reports, name: str, kept: int | None) -> str:
         for place, report in enumerate(reports)
         if place in places or report["epoch"] == kept
     ]
-    return f"<div><h4>{name}</h4>{page.table(['epoch', *kinds], body)}</div>"
+    return f"<div><h4>{title}</h4>{page.table(['epoch', *kinds], body)}</div>"
 
 
 def _fixed(value: float) -> str:

@@ -64,11 +64,10 @@ def _score_axis(result: Result) -> Axis:
 
 
 def _history(result: Result) -> str:
-    chart = Chart(
-        Axis(0, len(result.rows) + 1, label="trial, in the order of their beginning", whole=True), _score_axis(result)
-    )
+    places = Axis(0.5, len(result.rows) + 0.5, label="trial, in the order of their beginning", whole=True)
+    chart = Chart(places, _score_axis(result))
     best = [math.nan if value is None else value for value in result.answers["history"]["by_trial"]]
-    chart.steps([*range(1, len(best) + 1), len(best) + 1], [*best, *best[-1:]], "frontier")
+    chart.steps([*range(1, len(best) + 1), len(best) + 0.5], [*best, *best[-1:]], "frontier")
     chosen = _best_ids(result.rows)
     for place, row in enumerate(result.rows, start=1):
         if math.isfinite(row.score):
@@ -228,7 +227,7 @@ def _endings(result: Result) -> str:
         time = hours_text(result.hours(row.seconds for row in rows))
         epochs = sum(row.epochs for row in rows) / len(rows)
         body.append((name, len(rows), epochs, page.Number(time), page.bar(len(rows) / len(result.rows))))
-    return page.table(["trials that", "number", "epochs, mean", "worker time", ""], body)
+    return page.table(["trials that", "number", "epochs, mean", "worker time", "of all"], body)
 
 
 def _ending(row: TrialRow) -> str:
@@ -252,12 +251,13 @@ def _rungs(result: Result) -> str:
         came = [row for row in result.rows if row.epochs >= rung]
         stopped = [row for row in came if row.stop_reason.startswith("scheduler") and row.epochs < after]
         body.append((f"epoch {rung}", len(came), len(stopped), page.bar(len(came) / len(result.rows))))
-    return page.table(["rung", "came", "stopped there", ""], body)
+    table = page.table(["rung", "came", "stopped there", "came, of all"], body)
+    return f"<div>{table}{quiet('At a rung the scheduler compares trials, and stops those that others outdo.')}</div>"
 
 
 def _table(result: Result) -> str:
     """Every trial, to be sorted by any column; the exact value of a cell stands in `data-value`."""
-    head = ["", "trial", "state", "score", "epochs", "seconds", "stop reason", *result.config.domains]
+    head = ["", "trial", "state", "score", "epochs", "seconds", *result.config.domains, "stop reason"]
     titles = "".join(
         f'<th aria-sort="none"><button type="button">{escape(name.rpartition(".")[2] or "no.")}</button></th>'
         for name in head
@@ -270,7 +270,7 @@ def _table(result: Result) -> str:
 
 def _line(place: int, row: TrialRow, result: Result) -> str:
     score = _cell(row.score, score_text(row.score)) if math.isfinite(row.score) else _cell(None)
-    values = [row.epochs, row.seconds, row.stop_reason, *(row.parameters.get(key) for key in result.config.domains)]
+    values = [row.epochs, row.seconds, *(row.parameters.get(key) for key in result.config.domains), row.stop_reason]
     cells = [_cell(place), _cell(row.trial_id), _cell(row.state), score, *map(_cell, values)]
     whose = " class='leader'" if result.leader and row.trial_id == result.leader.trial_id else ""
     return f'<tr{whose} data-trial="{escape(row.trial_id)}" tabindex="0">{"".join(cells)}</tr>'

@@ -3,7 +3,7 @@
 Shapes: N window, C component (E, N, Z), T sample, D feature.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ MOST_REAL = 256
 # Columns of an example's picture; each shows the smallest and the largest sample there.
 COLUMNS = 420
 TRACE_PX = 46
+# Where in it the traces begin and end.
+LEFT_PX, RIGHT_PX = 24, WIDTH - 16
 SHARES = (0.16, 0.5, 0.84)
 KINDS = legend({"real": "real", "generated": "generated"})
 NAMES = {
@@ -38,6 +40,15 @@ NAMES = {
     "coupling": "coupling of components",
     "crest": "crest and moments",
     "response_spectrum": "response spectra",
+}
+
+# Of what is looked at closer: where it stands in the metrics, and what it is.
+LOOKS = {
+    "told from real": ("finalist/classifier_auc", "area under the ROC curve of a small network; 0.5 is guessing"),
+    "closer to training": ("finalist/memorisation_closer", "than real records are, share of pairs; 0.5 is chance"),
+    "variety": ("gate/diversity", "distance to the nearest of its kind, over that among real records"),
+    "coverage": ("gate/coverage", "of real records by generated ones nearby, over that by other real records"),
+    "envelopes": ("finalist/soft_dtw", "soft-DTW to the nearest real one, over that among real records"),
 }
 
 
@@ -58,6 +69,7 @@ def waves_section(result: Result) -> str:
         "Bands hold the middle 68 % of all components' values, lines are medians.</p>",
         _examples(kinds, result.config.model.components, dataset.fs_hz),
         grid(*_features(kinds, dataset), _distances(result), columns=2),
+        _closer_look(result.best["test"]),
     )
 
 
@@ -78,7 +90,9 @@ def _examples(kinds: dict[str, Tensor], components: str, fs_hz: float) -> str:
     chosen = {kind: wave[torch.linspace(0, len(wave) - 1, EXAMPLES).long()].numpy() for kind, wave in kinds.items()}
     peak = max(float(np.abs(wave).max()) for wave in chosen.values())
     columns = [
-        f"<div><h3>{kind}</h3>" + "".join(_record(wave, kind, components, peak, fs_hz) for wave in waves) + "</div>"
+        f"<div><h3>{kind.capitalize()}</h3>"
+        + "".join(_record(wave, kind, components, peak, fs_hz) for wave in waves)
+        + f"{_seconds(waves.shape[-1] / fs_hz)}</div>"
         for kind, waves in chosen.items()
     ]
     return f'<div class="grid of2 records">{"".join(columns)}</div>'
@@ -91,13 +105,23 @@ def _record(wave_CT: np.ndarray, kind: str, components: str, peak: float, fs_hz:
     for place, (name, signal) in enumerate(zip(components, wave_CT, strict=True)):
         middle = TRACE_PX * (place + 0.5)
         points = _outline(signal) * (TRACE_PX / 2 / peak)
-        x = np.repeat(np.arange(len(points)) * (WIDTH - 40) / len(points) + 24, 2)
+        x = np.repeat(np.arange(len(points)) * (RIGHT_PX - LEFT_PX) / len(points) + LEFT_PX, 2)
         pairs = " ".join(f"{a:.0f},{middle - b:.1f}" for a, b in zip(x, points.ravel(), strict=True))
         content.append(
             f'<text class="note" x="4" y="{middle + 4}">{name}</text><polyline class="{kind}" points="{pairs}"/>'
         )
     title = f"A {kind} record of {wave_CT.shape[-1] / fs_hz:g} s"
     return drawing("".join(content), WIDTH, height, title)
+
+
+def _seconds(length_s: float) -> str:
+    """The axis of time below the records."""
+    axis = Axis(0, length_s)
+    ticks = [(LEFT_PX + float(axis.share(value)) * (RIGHT_PX - LEFT_PX), text) for value, text in axis.ticks()]
+    content = "".join(f'<text class="tick x" x="{x:.0f}" y="10">{text}</text>' for x, text in ticks)
+    return drawing(
+        f'{content}<text class="label x" x="{(LEFT_PX + RIGHT_PX) / 2}" y="28">time (s)</text>', WIDTH, 34, "Time"
+    )
 
 
 def _outline(signal: np.ndarray) -> np.ndarray:
@@ -176,3 +200,13 @@ def _distance(best: dict[str, Any], name: str, floor: dict[str, float]) -> tuple
     low, high = floor["low"] / floor["median"], floor["high"] / floor["median"]
     counted = "" if name in SCORED else "not counted"
     return NAMES.get(name, name), *values, page.Number(f"{low:.2f}–{high:.2f}"), counted
+
+
+def _closer_look(test: Mapping[str, Any]) -> str:
+    """What only the exported generator is asked, beside the real records of the test part."""
+    body = [(name, page.Number(f"{test[key]:.2f}"), meaning) for name, (key, meaning) in LOOKS.items()]
+    copied = "It has memorised" if test["finalist/memorisation_memorised"] else "It has not memorised"
+    remark = (
+        f"{copied} training records: copies would be closer to them than real records are, in most pairs and by much."
+    )
+    return f"<h3>A closer look at what it generates</h3>{page.table(['', 'test part', ''], body)}{quiet(remark)}"

@@ -15,8 +15,11 @@ from trainables.batches import CONDITION_COLUMNS, LEAST_DISTANCE_KM
 NEAREST = 16
 # Decimals of a limit of the training records, which is shown so and may be asked for as it is shown.
 DECIMALS = 3
-# What may be asked for, and with which option.
-ASKED = {"magnitude": "--magnitude", "distance_km": "--distance"}
+# What may be asked for: with which option, and what that is.
+ASKED = {
+    "magnitude": ("--magnitude", "magnitude of all earthquakes, for a model that was told magnitudes"),
+    "distance_km": ("--distance", "epicentral distance of all records in km, for a model that was told distances"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def told(records: Records, conditions: Mapping[str, Condition], asked: Mapping[s
 
 
 def _check(name: str, value: float, records: Records, conditions: Mapping[str, Condition]) -> None:
-    option = ASKED[name]
+    option, _ = ASKED[name]
     if not records.label[:, 0].any():
         raise ValueError(f"{option} {value:g}: noise has none; leave {option} out")
     if name not in conditions:
