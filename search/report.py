@@ -74,11 +74,11 @@ def _cost(result: Result) -> str:
     searched, finalists, saved = result.searched_hours, result.finalists_hours, result.saved_hours
     share = f"{saved / (searched + saved):.0%} of training every trial to its last epoch"
     facts: dict[str, tuple[object, str]] = {
-        "Worker time of the search": (hours_text(searched), f"{len(result.rows)} trials"),
-        "Saved by stopping early": (hours_text(saved), share),
+        "Worker time of the search": (hours_text(searched), f"{len(result.rows)} trials")
     }
     if result.finalists:
         facts["Worker time of the finalists"] = hours_text(finalists), f"{len(result.finalists)} trainings"
+    facts["Saved by stopping early"] = hours_text(saved), share
     remark = "What was saved is reckoned from each stopped trial's own time an epoch."
     return section("cost", "What it cost", tiles(facts), quiet(remark))
 
