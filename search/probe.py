@@ -46,8 +46,19 @@ class ShortTraining:
 
     def steps(self, seconds: float = PROBE_S) -> Steps:
         """Time steps of each network, for about so long but at least one."""
-        critic_s = _median_s(lambda: self._gan.critic_step(self._wave, self._label), seconds / 2)
-        return Steps(critic_s, _median_s(lambda: self._gan.generator_step(self._label), seconds / 2))
+        critic_s = self._median_s(lambda: self._gan.critic_step(self._wave, self._label), seconds / 2)
+        return Steps(critic_s, self._median_s(lambda: self._gan.generator_step(self._label), seconds / 2))
+
+    def _median_s(self, step: Callable[[], None], seconds: float) -> float:
+        """Without the first, which takes longer, if there is another."""
+        times: list[float] = []
+        while not times or sum(times) < seconds:
+            start = time.perf_counter()
+            step()
+            if self._device.type == "cuda":  # which is still at it
+                torch.cuda.synchronize(self._device)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[1:] or times)
 
     def memory(self) -> tuple[float, float]:
         """Peak memory of the process in GB, and the share of its GPU that is taken, by whatever process; 0 without."""
@@ -56,16 +67,6 @@ class ShortTraining:
             free, total = torch.cuda.mem_get_info(self._device)
             taken = 1 - free / total
         return peak_gb(torch.device("cpu")), taken
-
-
-def _median_s(step: Callable[[], object], seconds: float) -> float:
-    """Without the first, which takes longer, if there is another."""
-    times: list[float] = []
-    while not times or sum(times) < seconds:
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:] or times)
 
 
 def typical(config: SearchConfig) -> TrialConfig:

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from ray.tune import Callback
 from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Trial
@@ -39,6 +40,8 @@ from search.verdict import Verdict
 from trainables.batches import PreparedDataset
 from trainables.config import with_values
 from trainables.fidelity import MIN_EVENTS, MIN_WINDOWS
+from trainables.graphs import check_graphs
+from trainables.precision import check_precision
 from trainables.training import check_fit
 
 DEMO_SETTINGS = PrepareSettings(country="any", min_magnitude=0.0, fs_hz=50.0, window_s=20.48)
@@ -63,6 +66,7 @@ def run(plan: Plan, console: Console) -> bool:
         _check_same_data(Path(earlier), data)
     start_ray(dashboard=plan.config.resources.workers_per_trial > 1)
     config = replace(plan.config, resources=fitting(plan.config.resources, console))
+    check_device(config)
     check_shared(plan.results)
     check_seen(prepared / MANIFEST)
     config = replace(config, resources=pack(config, data, console))
@@ -144,6 +148,13 @@ def _check_fit_of_space(config: SearchConfig, dataset: PreparedDataset) -> None:
     for key, domain in config.domains.items():
         for value in domain.ends[1:]:
             check_fit(with_values(lowest, {key: value}), dataset)
+
+
+def check_device(config: SearchConfig) -> None:
+    """Refuse what needs a GPU where trials have none."""
+    device = torch.device("cuda" if config.resources.gpus_per_trial else "cpu")
+    check_precision(config.training, device)
+    check_graphs(config.training, device, config.resources.workers_per_trial)
 
 
 def _say_what_is_judged(dataset: PreparedDataset, console: Console) -> None:

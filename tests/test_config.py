@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 
 from search import plan
-from search.config import SearchConfig, read_config, with_settings
+from search.config import ResourcesConfig, SearchConfig, read_config, with_settings
 from search.presets import PRESETS, preset
 from search.run import parse_arguments
+from search.session import check_device
 from search.space import Choices, Range, domain_from_json, shown
 from trainables.config import ModelConfig, TrainingConfig, TrialConfig, flat, from_dict, with_values
 
@@ -65,6 +66,8 @@ def test_a_configuration_survives_json():
         ({"model.conditions": "depth"}, r"'model.conditions' is 'depth'; expected a list in brackets, \[a, b\]"),
         ({"model.conditions": [3]}, "'model.conditions' is 3; expected str"),
         ({"training.pretrain_epochs": 1.5}, "'training.pretrain_epochs' is 1.5; expected int"),
+        ({"training.cuda_graphs": 1}, "'training.cuda_graphs' is 1; expected bool"),
+        ({"training.n_critic": True}, "'training.n_critic' is True; expected int"),
     ],
 )
 def test_unknown_keys_and_wrong_types_are_refused(values, message):
@@ -83,6 +86,25 @@ def test_a_list_in_json_is_a_tuple_in_the_configuration():
     assert config.model.conditions == ("magnitude", "depth")
     assert config.model.label_dim == 3
     assert from_dict(TrialConfig, asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("training", "resources", "message"),
+    [
+        ({"precision": "tf32"}, {}, "^precision is tf32, but the device is cpu"),
+        ({"cuda_graphs": True}, {}, "^cuda_graphs is true, but the device is cpu"),
+        ({"cuda_graphs": True}, {"gpus_per_trial": 2.0, "workers_per_trial": 2}, "^cuda_graphs is true, but 2 workers"),
+        ({"precision": "bf16"}, {}, None),
+        ({"cuda_graphs": True}, {"gpus_per_trial": 0.5}, None),
+    ],
+)
+def test_a_search_refuses_what_its_trials_cannot_compute(training, resources, message):
+    config = SearchConfig(training=TrainingConfig(**training), resources=ResourcesConfig(**resources))
+    if message is None:
+        check_device(config)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_device(config)
 
 
 def test_sampled_values_are_laid_over_the_base():

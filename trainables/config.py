@@ -12,6 +12,7 @@ ARCHITECTURES = ("seismogen", "gated")
 COMPONENTS = "ENZ"
 CONDITIONS = ("magnitude", "log_distance", "depth")
 CONVOLUTIONS = ("measured", "direct", "spectral")
+PRECISIONS = ("float32", "tf32", "bf16")
 # What every random generator in use takes for a seed.
 MAX_SEED = 2**31
 
@@ -58,8 +59,11 @@ class TrainingConfig:
 
     Half-lives are in windows seen by the critic. `ema_half_life`: the age at which a weight counts half in the averaged
     generator; `lr_half_life`: both learning rates halve in that time, 0 keeps them. During `pretrain_epochs` the critic
-    alone is trained, on the noise windows. `convolution` says how long convolutions are computed, not what: `direct`,
-    `spectral`, or whichever is measured to be faster.
+    alone is trained, on the noise windows.
+
+    The last three say how something is computed, not what: long convolutions `direct`, `spectral`, or whichever is
+    measured to be faster; convolutions in `float32`, or faster and rougher in `tf32` (on a GPU) or `bf16`; and steps
+    launched as a whole, `cuda_graphs` (on a GPU, one worker), instead of kernel by kernel.
     """
 
     batch_size: int = 32
@@ -72,6 +76,8 @@ class TrainingConfig:
     pretrain_epochs: int = 0
     max_epochs: int = 100
     convolution: str = "measured"
+    precision: str = "float32"
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         _require("batch_size", self.batch_size, self.batch_size >= 2, "at least 2 (batch normalisation)")
@@ -79,6 +85,7 @@ class TrainingConfig:
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         _require("pretrain_epochs", self.pretrain_epochs, self.pretrain_epochs >= 0, "0 or more")
         _require("convolution", self.convolution, self.convolution in CONVOLUTIONS, " or ".join(CONVOLUTIONS))
+        _require("precision", self.precision, self.precision in PRECISIONS, " or ".join(PRECISIONS))
         for name in ("penalty_weight", "ema_half_life", "lr_half_life"):
             value = getattr(self, name)
             _require(name, value, value >= 0 and math.isfinite(value), "0 or more")
@@ -144,7 +151,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return tuple(_convert(get_args(hint)[0], item, path) for item in value)
     if get_origin(hint) in (dict, list) and not isinstance(value, get_origin(hint)):
         raise ValueError(f"configuration key '{path}' is {value!r}; expected a {get_origin(hint).__name__}")
-    if hint in (int, float, str) and (not isinstance(value, hint) or isinstance(value, bool)):
+    if hint in (int, float, str, bool) and (not isinstance(value, hint) or isinstance(value, bool) != (hint is bool)):
         raise ValueError(f"configuration key '{path}' is {value!r}; expected {hint.__name__}")
     return value
 

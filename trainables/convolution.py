@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.precision import reduced
+
 # Matrix products made together for a weight's gradient.
 VIEWS = 16
 
@@ -101,11 +103,12 @@ def _as_image(x_BTC: Tensor) -> Tensor:
 
 
 def convolve(x_BTC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, stride: int = 1) -> Tensor:
-    """Convolution without padding: (B, T, C) to (B, T', O). Differentiable twice.
+    """Convolution without padding: (B, T, C) to (B, T', O), in the precision in use. Differentiable twice.
 
     A stride is folded into the channels: `stride` samples of C channels are one sample of `stride` · C. It costs a copy
     of the signals unless they have `unfolded` samples too many or too few.
     """
+    x_BTC, weight_OCK, bias_O = reduced(x_BTC), reduced(weight_OCK), reduced(bias_O)
     taps = weight_OCK.shape[2]
     weight = weight_OCK.transpose(1, 2)
     if stride > 1:
@@ -126,6 +129,10 @@ def unfolded(steps: int, taps: int, stride: int) -> int:
 
 
 def convolve_same(x_BTC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, more: int = 0) -> Tensor:
-    """Convolution whose output is as long as its input, or `more`; an even kernel's extra zero goes to the right."""
+    """Convolution whose output is as long as its input, or `more`, in the precision in use. Differentiable twice.
+
+    An even kernel's extra zero goes to the right.
+    """
+    x_BTC, weight_OCK, bias_O = reduced(x_BTC), reduced(weight_OCK), reduced(bias_O)
     others = weight_OCK.shape[2] - 1
     return _convolution(x_BTC, weight_OCK.transpose(1, 2), bias_O, others // 2, others - others // 2 + more)

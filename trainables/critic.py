@@ -54,7 +54,7 @@ class Critic(nn.Module):
             x = leaky_relu((x.view(-1, *label.shape) + label).flatten(0, 1))
             for layer in (self.second, self.third):
                 x = leaky_relu(convolve(x, layer.weight, layer.bias, STRIDE))
-            return x.mean((1, 2))
+            return x.mean((1, 2), dtype=wave_BCT.dtype)
 
         return score
 

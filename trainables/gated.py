@@ -67,7 +67,7 @@ class GatedGenerator(nn.Module):
         x_BTC = self.first(torch.cat([latent_BZ, label_BL], dim=1)).unflatten(1, (-1, self.width))
         for stage in self.stages:
             x_BTC = stage(x_BTC.repeat_interleave(FACTOR, dim=1))
-        return convolve_same(x_BTC[:, : self.samples], self.weight, self.bias).transpose(1, 2)
+        return convolve_same(x_BTC[:, : self.samples], self.weight, self.bias).transpose(1, 2).to(latent_BZ.dtype)
 
 
 class GatedCritic(nn.Module):
@@ -95,6 +95,6 @@ class GatedCritic(nn.Module):
             label = label_BL.repeat(len(wave_BCT) // len(label_BL), 1)
             label_BTL = label[:, None].expand(-1, wave_BCT.shape[2], -1)
             features = self.stages(torch.cat([wave_BCT.transpose(1, 2), label_BTL], dim=2))
-            return self.last(features.mean(1))[:, 0]
+            return self.last(features.mean(1, dtype=wave_BCT.dtype))[:, 0]
 
         return score

@@ -41,7 +41,7 @@ class Spread(nn.Module):
         seen = F.pad(vector_BZ, (taps - 1, taps - 1)).unfold(1, taps, 1).flip(2)
         spread = seen.flatten(0, 1) @ phases.permute(0, 2, 3, 1).reshape(groups, taps, -1)
         spread = spread.view(groups, batch, -1, channels)[:, :, : len(self.repeat.counts)]
-        y_GBTC: Tensor = self.repeat(self.norm(spread + self.bias[:, None, None], self.repeat.counts))
+        y_GBTC: Tensor = self.repeat(self.norm(spread + self.bias[:, None, None], self.repeat))
         return y_GBTC
 
 
@@ -56,7 +56,7 @@ class LongConvolution(nn.Module):
 
     def forward(self, x_GBTC: Tensor) -> Tensor:
         """Convolve (G, B, T, C) to (G, B, T, O)."""
-        return METHODS[self.method](x_GBTC, self.weight, self.bias)
+        return METHODS[self.method](x_GBTC, self.weight, self.bias).to(x_GBTC.dtype)
 
 
 def _direct_convolution(x_GBTC: Tensor, weight_GOCK: Tensor, bias_GO: Tensor) -> Tensor:

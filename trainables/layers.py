@@ -105,14 +105,16 @@ class RectifiedNorm(nn.Module):
         self.running_var.fill_(1)
         self.batches, self.momentum = 0, None
 
-    def forward(self, x_GBTC: Tensor, counts_T: Tensor | None = None) -> Tensor:
-        """Rectify (G, B, T, C) in place, for the memory's sake, and normalise; row t counts `counts_T[t]` times."""
+    def forward(self, x_GBTC: Tensor, repeat: "Repeat | None" = None) -> Tensor:
+        """Rectify (G, B, T, C) in place, for the memory's sake, and normalise; rows count as often as they repeat."""
         rectified = F.relu(x_GBTC, inplace=True)
         if not self.training:
             scale = self.weight * (self.running_var + self.EPS).rsqrt()
             shift = self.bias - self.running_mean * scale
             return _scaled(rectified, scale, shift)
-        y_GBTC, mean, var, rows = _normalise(rectified, self.weight, self.bias, counts_T, self.EPS)
+        counts, times = (None, x_GBTC.shape[2]) if repeat is None else (repeat.counts, repeat.samples)
+        rows = workers.count() * x_GBTC.shape[1] * times
+        y_GBTC, mean, var = _normalise(rectified, self.weight, self.bias, counts, rows, self.EPS)
         self.batches += 1
         share = 1 / self.batches if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
@@ -127,9 +129,10 @@ class _Normalise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, counts: Tensor | None, eps: float) -> Any:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, counts: Tensor | None, total: int, eps: float
+    ) -> Any:
         rows = x.new_ones(x.shape[2]) if counts is None else counts.to(x.dtype)
-        total = workers.count() * x.shape[1] * (x.shape[2] if counts is None else float(rows.sum()))
         mean = workers.total(_sums(rows, x.unbind(1))) / total
         squares = ((window - mean[:, None]).square_() for window in x.unbind(1))
         var = workers.total(_sums(rows, squares)) / total
@@ -137,7 +140,7 @@ class _Normalise(torch.autograd.Function):
         ctx.save_for_backward(x, mean, var, scale, counts)
         ctx.total, ctx.eps = total, eps
         ctx.mark_non_differentiable(mean, var)
-        return _scaled(x, scale, bias - mean * scale), mean, var, total
+        return _scaled(x, scale, bias - mean * scale), mean, var
 
     @staticmethod
     @once_differentiable
@@ -152,7 +155,7 @@ class _Normalise(torch.autograd.Function):
         grad_x = _scaled(x, slope, -scale * mean_bias - slope * mean)
         if counts is not None:
             grad_x *= counts[:, None]
-        return grad_x.addcmul_(grad, scale[:, None, None]), grad_weight, grad_bias, None, None
+        return grad_x.addcmul_(grad, scale[:, None, None]), grad_weight, grad_bias, None, None, None
 
 
 _normalise: Callable[..., Tensor] = _Normalise.apply
@@ -175,21 +178,25 @@ class Repeat(nn.Module):
 
     def __init__(self, steps: int, samples: int):
         super().__init__()
+        self.samples = samples
         # In the networks' own precision: in another, torch picks other neighbours here and there.
         position = torch.arange(steps, dtype=torch.get_default_dtype())[None, None]
         index = F.interpolate(position, size=samples)[0, 0].long()
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("counts", torch.bincount(index, minlength=steps), persistent=False)
+        # A number of the host's: to ask a device for it each time would be to wait for the device.
+        self.most = int(self.counts.max())
 
     def forward(self, x_GBTC: Tensor) -> Tensor:
         """(G, B, T, C) to (G, B, samples, C)."""
-        return _repeat(x_GBTC, self.index, self.counts)
+        return _repeat(x_GBTC, self.index, self.counts, self.most)
 
 
 class _Repeat(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, counts: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, index: Tensor, counts: Tensor, most: int) -> Tensor:
         ctx.save_for_backward(counts)
+        ctx.most = most
         return x.index_select(2, index)
 
     @staticmethod
@@ -199,10 +206,10 @@ class _Repeat(torch.autograd.Function):
         ends = counts.cumsum(0)
         # Torch adds at an index row by row; a row's few copies lie together and are gathered.
         gathered = grads[0].new_zeros(())
-        for copy in range(int(counts.max())):
+        for copy in range(ctx.most):
             place = (ends - counts + copy).clamp_max(grads[0].shape[2] - 1)
             gathered = gathered + grads[0].index_select(2, place) * (copy < counts)[:, None]
-        return gathered, None, None
+        return gathered, None, None, None
 
 
 _repeat: Callable[..., Tensor] = _Repeat.apply

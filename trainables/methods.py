@@ -12,6 +12,7 @@ from torch import nn
 from trainables import workers
 from trainables.config import TrainingConfig
 from trainables.generator import METHODS, LongConvolution
+from trainables.precision import computing_in
 
 # Windows that a measurement is made with: enough to be typical, few enough to take no time.
 BATCH = 2
@@ -34,10 +35,11 @@ def choose_methods(generator: nn.Module, config: TrainingConfig, samples: int) -
     layers, batch = _layers(generator), min(BATCH, config.batch_size)
     if config.convolution != "measured":
         return [config.convolution] * len(layers)
-    # The first worker's choice is everyone's.
-    return workers.from_first(
-        [_fastest(layer.weight.shape[1:], samples, batch, layer.weight.device) for layer in layers]
-    )
+    with computing_in(config.precision):
+        fastest = [
+            _fastest(layer.weight.shape[1:], samples, batch, layer.weight.device, config.precision) for layer in layers
+        ]
+    return workers.from_first(fastest)  # the first worker's choice is everyone's
 
 
 def _layers(generator: nn.Module) -> list[LongConvolution]:
@@ -45,7 +47,7 @@ def _layers(generator: nn.Module) -> list[LongConvolution]:
 
 
 @cache
-def _fastest(shape_OCK: torch.Size, samples: int, batch: int, device: torch.device) -> str:
+def _fastest(shape_OCK: torch.Size, samples: int, batch: int, device: torch.device, precision: str) -> str:
     return min(METHODS, key=lambda method: _seconds(method, shape_OCK, samples, batch, device))
 
 

@@ -23,7 +23,7 @@ from trainables.convolution import spaced
 
 # Lengths of a block, in taps of the filter, that are weighed against each other.
 BLOCK_TAPS = (2, 2.5, 3, 4, 6, 8)
-# Blocks transformed together: enough for the processor, few enough for its cache.
+# Blocks transformed together on a CPU: enough for the processor, few enough for its cache. A GPU takes all at once.
 PIECE = 128
 
 
@@ -117,7 +117,7 @@ _overlap_save: Callable[..., Tensor] = _OverlapSave.apply
 def _pieces(x_GBTC: Tensor, taps: int, block: int) -> Iterator[tuple[int, slice]]:
     """Each group's windows, some at a time."""
     groups, batch, steps, _ = x_GBTC.shape
-    size = max(1, PIECE // _count(steps, taps, block))
+    size = max(1, PIECE // _count(steps, taps, block)) if x_GBTC.device.type == "cpu" else batch
     for group in range(groups):
         for start in range(0, batch, size):
             yield group, slice(start, start + size)

@@ -14,9 +14,11 @@ from trainables import workers
 from trainables.batches import PreparedDataset, Windows, epoch_order
 from trainables.config import TrainingConfig, TrialConfig
 from trainables.fidelity import MIN_JUDGED
-from trainables.gan import COUNTERS, DivergedError, Gan
+from trainables.gan import COUNTERS, Gan
 from trainables.judge import Judge
 from trainables.networks import make_critic
+from trainables.precision import computing_in
+from trainables.tally import DivergedError
 from trainables.usage import peak_gb
 
 Report = Callable[[dict[str, Any], Gan], None]
@@ -54,7 +56,8 @@ def train(
     judge = Judge(config, dataset, train_part, val_part)
     stopped = gan.history and gan.history[-1]["stop_reason"]
     while not stopped and gan.epoch < config.training.max_epochs:
-        metrics = _one_epoch(gan, train_part, judge)
+        with computing_in("float32"):  # all but the steps: scores are to be comparable
+            metrics = _one_epoch(gan, train_part, judge)
         gan.history.append(metrics)
         metrics["stop_reason"] = metrics["stop_reason"] or workers.from_first(stop_rule(gan.history)) or ""
         stopped = metrics["stop_reason"]
@@ -123,22 +126,23 @@ def train_epoch(gan: Gan, windows: Windows) -> dict[str, float]:
     """One pass of the critic over the windows, a generator step after every `n_critic` batches; mean losses.
 
     A pass of pre-training is over the noise alone, and takes no generator steps.
+
+    Raises:
+        DivergedError: at its end, for a loss or gradient that is not finite; no step was taken from there on.
     """
     training = gan.config.training
     pretraining = gan.epoch < training.pretrain_epochs
     if pretraining:
         windows = _noise(windows)
-    history: dict[str, list[float]] = {}
+    batches = torch.stack(list(epoch_order(len(windows.wave), training.batch_size, gan.config.seed, gan.epoch)))
     gan.generator.train()
-    for index in epoch_order(len(windows.wave), training.batch_size, gan.config.seed, gan.epoch):
+    for index in batches.to(gan.device):  # at once: each copy would wait for the device
         mine = workers.share(index)
         label = windows.label[mine]
-        losses = gan.critic_step(windows.wave[mine], label)
+        gan.critic_step(windows.wave[mine], label)
         if gan.critic_steps % training.n_critic == 0 and not pretraining:
-            losses |= gan.generator_step(label)
-        for name, value in losses.items():
-            history.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in history.items()}
+            gan.generator_step(label)
+    return gan.tally.read()
 
 
 def _noise(windows: Windows) -> Windows:

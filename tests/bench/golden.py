@@ -55,7 +55,9 @@ def losses(architecture: str) -> Losses:
         steps = []
         for _ in range(STEPS):
             real = torch.randn(BATCH, 3, SAMPLES, generator=rng)
-            steps.append(gan.critic_step(real, label) | gan.generator_step(label))
+            gan.critic_step(real, label)
+            gan.generator_step(label)
+            steps.append(gan.tally.read())
     return {name: [step[name] for step in steps] for name in steps[0]}
 
 

@@ -142,11 +142,13 @@ def our_step(twins: Twins) -> Tensors:
     """Outputs and gradients of one step of each network, by the plain one's names."""
     gan, (generator, critic) = twins.ours, _networks(twins.plain)
     twins.reseed()
-    losses = gan.critic_step(twins.real, twins.label)
+    gan.critic_step(twins.real, twins.label)
+    losses = gan.tally.read()
     critic_loss = gan.config.training.penalty_weight * losses["loss/penalty"] - losses["loss/critic_distance"]
     slopes = under_plain_names(_gradients(gan.critic), dict(critic.named_parameters()))
     twins.reseed()
-    generator_loss = gan.generator_step(twins.label)["loss/generator"]
+    gan.generator_step(twins.label)
+    generator_loss = gan.tally.read()["loss/generator"]
     slopes |= _prefixed(under_plain_names(_gradients(gan.generator), dict(generator.named_parameters())))
     outputs = _outputs(twins, gan.generator, gan.critic)
     return outputs | slopes | {"losses": torch.tensor([critic_loss, generator_loss])}
