@@ -106,16 +106,17 @@ def _wait_for_room(config: SearchConfig, console: Console) -> None:
     bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
     # No more than can be: asked for too many, Ray's autoscaler starts none.
     request_resources(bundles=[bundle] * max(1, min(at_once * resources.workers_per_trial, _most_machines())))
+    # Not as a status, which is shown on terminals alone.
+    console.print(f"Waiting for a machine with {cpus} CPUs and {gpus:g} GPUs to come up ...", highlight=False)
     end_s = time.monotonic() + MOST_WAIT_S
     try:
-        with console.status(f"Waiting for a machine with {cpus} CPUs and {gpus:g} GPUs to come up ..."):
-            while not _all_places(resources):
-                if time.monotonic() > end_s:
-                    raise ValueError(
-                        f"no machine with {cpus} CPUs and {gpus:g} GPUs came up within {MOST_WAIT_S / 60:.0f} minutes; "
-                        "see why in /tmp/ray/session_latest/logs/monitor* on the head: quota, capacity, a bad set-up"
-                    )
-                time.sleep(LOOK_S)
+        while not _all_places(resources):
+            if time.monotonic() > end_s:
+                raise ValueError(
+                    f"no machine with {cpus} CPUs and {gpus:g} GPUs came up within {MOST_WAIT_S / 60:.0f} minutes; "
+                    "see why in /tmp/ray/session_latest/logs/monitor* on the head: quota, capacity, a bad set-up"
+                )
+            time.sleep(LOOK_S)
     finally:
         request_resources(bundles=[])  # else idle machines would stay; those asked for come all the same
 

@@ -32,7 +32,9 @@ def test_a_search_waits_for_the_first_machine_that_a_trial_fits_on(asked, monkey
         monkeypatch.setattr(cluster.ray, "nodes", lambda: [HEAD, WORKER])
 
     monkeypatch.setattr(cluster.time, "sleep", come)
-    assert cluster.fitting(SEARCH, Console(file=io.StringIO())) == ONE_GPU
+    printed = io.StringIO()
+    assert cluster.fitting(SEARCH, Console(file=printed)) == ONE_GPU
+    assert printed.getvalue() == "Waiting for a machine with 4 CPUs and 1 GPUs to come up ...\n"
     assert asked == [[{"CPU": 4, "GPU": 1.0}], []]
 
 

@@ -51,9 +51,10 @@ chown -R 1000 "$root/home/ubuntu/.ssh"
 # The container's image: the packages, but not the project, which the set-up commands install.
 for packages in "$root$1"/lib/python*/site-packages; do
   rm -rf "$packages"/*seismogen*
+  mkdir -p "$packages/__pycache__"
   cp "$lab/pretended_gpu.py" "$packages/"
   echo 'import pretended_gpu' > "$packages/pretended_gpu.pth"
-  chown 1000 "$packages" "$root$1/bin"
+  chown 1000 "$packages" "$packages/__pycache__" "$root$1/bin"
 done
 printf '%s\n' $IMAGE > "$root/etc/image"
 echo "export PATH=$1/bin:$PATH" >> "$root/home/ray/.bashrc" # as login shells forget that of the image
