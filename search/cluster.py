@@ -16,6 +16,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 import ray
+import yaml
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
@@ -52,7 +53,7 @@ def start_ray(dashboard: bool = False) -> None:
         ray.init(address="local", include_dashboard=dashboard, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
 
-def fitting(resources: ResourcesConfig, console: Console) -> ResourcesConfig:
+def fitting(config: SearchConfig, console: Console) -> ResourcesConfig:
     """What a trial takes on the cluster there is; waits for a machine with room for it where machines come on demand.
 
     Elsewhere, without any GPU, trials run on CPUs, and the user is told.
@@ -60,8 +61,9 @@ def fitting(resources: ResourcesConfig, console: Console) -> ResourcesConfig:
     Raises:
         ValueError: if no machine has room for a trial, or none comes.
     """
+    resources = config.resources
     if _grows():
-        _wait_for_room(resources, console)
+        _wait_for_room(config, console)
     if resources.gpus_per_trial and not ray.cluster_resources().get("GPU"):
         console.print("[yellow]No GPU found:[/] trials run on the CPU, many times slower.", highlight=False)
         resources = replace(resources, gpus_per_trial=0.0, cpus_per_trial=resources.workers_per_trial)
@@ -85,24 +87,38 @@ def _grows() -> bool:
     return RAY_UP_MARK.expanduser().exists() or KUBERAY_MARK in os.environ
 
 
-def _wait_for_room(resources: ResourcesConfig, console: Console) -> None:
-    """Ask for room for one worker of a trial, and wait until there is."""
+def _most_machines() -> int:
+    """How many machines with trials there may be where `ray up` made the cluster; elsewhere nothing says so: one."""
+    mark = RAY_UP_MARK.expanduser()
+    return int(yaml.safe_load(mark.read_text(encoding="utf-8"))["max_workers"]) if mark.exists() else 1
+
+
+def _wait_for_room(config: SearchConfig, console: Console) -> None:
+    """Ask for room for a worker of as many trials as there may be machines, and wait until there is for one.
+
+    Trials ask for themselves, too, but one after the other: the next is proposed when the one before has room.
+    """
+    resources = config.resources
     if _all_places(resources):
         return
     cpus, gpus = of_each_worker(resources)
-    request_resources(bundles=[{"CPU": cpus, **({"GPU": gpus} if gpus else {})}])
+    at_once = min(config.num_samples, resources.max_concurrent or config.num_samples)
+    bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+    # No more than can be: asked for too many, Ray's autoscaler starts none.
+    request_resources(bundles=[bundle] * max(1, min(at_once * resources.workers_per_trial, _most_machines())))
+    # Not as a status, which is shown on terminals alone.
+    console.print(f"Waiting for a machine with {cpus} CPUs and {gpus:g} GPUs to come up ...", highlight=False)
     end_s = time.monotonic() + MOST_WAIT_S
     try:
-        with console.status(f"Waiting for a machine with {cpus} CPUs and {gpus:g} GPUs to come up ..."):
-            while not _all_places(resources):
-                if time.monotonic() > end_s:
-                    raise ValueError(
-                        f"no machine with {cpus} CPUs and {gpus:g} GPUs came up within {MOST_WAIT_S / 60:.0f} minutes; "
-                        "see why in /tmp/ray/session_latest/logs/monitor* on the head: quota, capacity, a bad set-up"
-                    )
-                time.sleep(LOOK_S)
+        while not _all_places(resources):
+            if time.monotonic() > end_s:
+                raise ValueError(
+                    f"no machine with {cpus} CPUs and {gpus:g} GPUs came up within {MOST_WAIT_S / 60:.0f} minutes; "
+                    "see why in /tmp/ray/session_latest/logs/monitor* on the head: quota, capacity, a bad set-up"
+                )
+            time.sleep(LOOK_S)
     finally:
-        request_resources(bundles=[])  # from here on the trials ask for themselves
+        request_resources(bundles=[])  # else idle machines would stay; those asked for come all the same
 
 
 def check_shared(folder: Place) -> None:

@@ -21,6 +21,7 @@ from data_prep.command import Parser, run_command
 PROJECT = Path(__file__).resolve().parents[1]
 # The CUDA of an image follows from PyPI's torch: 2.13.0 requires cuda-toolkit 13.0.
 PYTHON_AND_CUDA = "py311-cu130"
+KINDS = ("head", "worker")
 TOKEN_FILE = ".ray/auth_token"
 # Read by Ray's launcher, beside what its schema names.
 MORE_PROVIDER_FIELDS = {"aws_credentials", "key_pair", "use_external_head_ip"}
@@ -127,11 +128,12 @@ def _pins(config: Config) -> Iterator[str]:
     for key in sorted({"image", "head_image", "worker_image"} & set(docker)):
         if not docker[key].endswith(f":{ray}-{PYTHON_AND_CUDA}"):
             yield f"docker.{key} is {docker[key]}; expected a tag {ray}-{PYTHON_AND_CUDA}, as in constraints.txt"
-    commands = config.get("setup_commands", [])
-    if not any(re.search(r"pip install .*-c \S*constraints\.txt|\bmake\b", command) for command in commands):
-        yield "setup_commands install no pinned packages; expected pip install -c constraints.txt"
-    if not any("ray.__version__" in command for command in commands):
-        yield "setup_commands do not assert ray.__version__; machines with different ones cannot talk to each other"
+    for kind in KINDS:
+        commands = [*config.get("setup_commands", []), *config.get(f"{kind}_setup_commands", [])]
+        if not any(re.search(r"pip install .*-c \S*constraints\.txt|\bmake\b", command) for command in commands):
+            yield f"commands that set up the {kind} install no pins; expected pip install -c constraints.txt"
+        if not any("ray.__version__" in command for command in commands):
+            yield f"commands that set up the {kind} do not assert ray.__version__; others cannot talk to this one"
 
 
 def pin(package: str) -> str:
@@ -226,7 +228,7 @@ def _variables(config: Config) -> dict[str, dict[str, str]]:
     docker = config.get("docker", {})
     common = [*docker.get("run_options", []), *config.get("setup_commands", [])]
     kinds = {}
-    for kind in ("head", "worker"):
+    for kind in KINDS:
         own = [docker.get(f"{kind}_run_options", []), config.get(f"{kind}_setup_commands", [])]
         kinds[kind] = _exported([*common, *itertools.chain(*own)])
     return kinds

@@ -40,15 +40,18 @@ class Taken:
 Measure = Callable[[TrialConfig, int], Taken]
 
 
-def pack(config: SearchConfig, data: Path, console: Console) -> ResourcesConfig:
-    """What each trial takes, measured if the configuration leaves its memory open and it has one worker."""
+def pack(config: SearchConfig, dataset: Callable[[], Path], console: Console) -> ResourcesConfig:
+    """What each trial takes, measured if the configuration leaves its memory open and it has one worker.
+
+    `dataset` gives the folder of the prepared dataset on whichever machine it is called.
+    """
     resources = config.resources
     if resources.memory_gb_per_trial or resources.workers_per_trial > 1:
         return resources
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     node = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))
     with console.status("Measuring what a trial takes ..."):
-        packed = packed_on(node, config, lambda trial, count: _take_steps(trial, data, resources, count))
+        packed = packed_on(node, config, lambda trial, count: _take_steps(trial, dataset, resources, count))
     sharing = f", {int(1 / packed.gpus_per_trial)} share a GPU" if 0 < packed.gpus_per_trial < 1 else ""
     console.print(
         f"Each trial: up to {packed.memory_gb_per_trial:.1f} GB, CPUs: {packed.cpus_per_trial}{sharing}.",
@@ -118,12 +121,12 @@ def _amount(name: str, value: float) -> str:
     return f"{value / GB:.1f} GB" if name == "memory" else f"{value:g}"
 
 
-def _take_steps(trial: TrialConfig, data: Path, resources: ResourcesConfig, count: int) -> Taken:
+def _take_steps(trial: TrialConfig, dataset: Callable[[], Path], resources: ResourcesConfig, count: int) -> Taken:
     """Start so many short trainings as actors of Ray's and have them take steps at the same time."""
     gpus = min(1.0, resources.gpus_per_trial)
     options = {"num_cpus": 1, "num_gpus": math.floor(10_000 * gpus / count) / 10_000}
     actor: Any = ray.remote(ShortTraining).options(**options)
-    trainings = [actor.remote(trial, data, resources.cpus_per_trial, gpus > 0) for _ in range(count)]
+    trainings = [actor.remote(trial, dataset, resources.cpus_per_trial, gpus > 0) for _ in range(count)]
     try:
         per_s = _speed(trainings, trial.training.n_critic)
         memory = ray.get([training.memory.remote() for training in trainings])

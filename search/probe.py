@@ -34,15 +34,18 @@ class Steps:
 
 
 class ShortTraining:
-    """A training that takes as many steps as it is asked for, in this process or as an actor of Ray's."""
+    """A training that takes as many steps as it is asked for, in this process or as an actor of Ray's.
 
-    def __init__(self, config: TrialConfig, data: Path, threads: int, gpu: bool):
+    `dataset` gives the folder of the prepared dataset on whichever machine it is called.
+    """
+
+    def __init__(self, config: TrialConfig, dataset: Callable[[], Path], threads: int, gpu: bool):
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if gpu else "cpu")
-        dataset, batch = PreparedDataset.open(data), config.training.batch_size
-        windows = dataset.part("train", config.model)
+        prepared, batch = PreparedDataset.open(dataset()), config.training.batch_size
+        windows = prepared.part("train", config.model)
         self._wave, self._label = (part[:batch].to(self._device) for part in (windows.wave, windows.label))
-        self._gan = Gan(config, dataset.samples, dataset.fs_hz, self._device)
+        self._gan = Gan(config, prepared.samples, prepared.fs_hz, self._device)
 
     def steps(self, seconds: float = PROBE_S) -> Steps:
         """Time steps of each network, for about so long but at least one."""
@@ -119,7 +122,7 @@ def estimate(config: SearchConfig, data: Path) -> Estimate:
     gpu = resources.gpus_per_trial > 0 and torch.cuda.is_available()
     cpus = resources.cpus_per_trial if gpu or not resources.gpus_per_trial else resources.workers_per_trial
     places = torch.cuda.device_count() / resources.gpus_per_trial if gpu else (os.cpu_count() or 1) / cpus
-    per_s = ShortTraining(trial, data, cpus, gpu).steps().critic_steps_per_s(trial.training.n_critic)
+    per_s = ShortTraining(trial, lambda: data, cpus, gpu).steps().critic_steps_per_s(trial.training.n_critic)
     batches = PreparedDataset.open(data).count("train") // trial.training.batch_size
     at_once = max(1, min(int(places), resources.max_concurrent or int(places)))
     return Estimate(batches / per_s, all_epochs(config), at_once)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,11 +66,11 @@ def run(plan: Plan, console: Console) -> bool:
     for earlier in plan.config.warm_start:
         _check_same_data(Path(earlier), data)
     start_ray(dashboard=plan.config.resources.workers_per_trial > 1)
-    config = replace(plan.config, resources=fitting(plan.config.resources, console))
+    config = replace(plan.config, resources=fitting(plan.config, console))
     check_device(config)
     check_shared(plan.results)
     check_seen(prepared / MANIFEST)
-    config = replace(config, resources=pack(config, data, console))
+    config = replace(config, resources=pack(config, partial(on_this_machine, prepared), console))
     trials_at_once(config)  # or an error, before anything is written
     if not plan.resume:
         _create(plan.folder, config, prepared)

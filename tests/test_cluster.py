@@ -311,7 +311,7 @@ MUTANTS = [
         "expected a tag 2.60.0-py311-cu130",
     ),
     ("another Python", text("2.60.0-py311-cu130\n  run", "2.60.0-py312-cu130\n  run"), "docker.image is"),
-    ("unpinned packages", text(" -c constraints.txt", ""), "no pinned packages"),
+    ("unpinned packages", text(" -c constraints.txt", ""), "install no pins"),
     ("Ray's version not asserted", text("ray.__version__", "ray.__file__"), "do not assert ray.__version__"),
     ("misspelt field of the file", text("idle_timeout_minutes", "idle_timeout_minute"), "idle_timeout_minute"),
     (

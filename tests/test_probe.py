@@ -139,7 +139,7 @@ def test_hours_of_a_search():
 
 
 def test_a_short_training_measures_itself(trial_config, prepared):
-    training = ShortTraining(trial_config, prepared, threads=1, gpu=False)
+    training = ShortTraining(trial_config, lambda: prepared, threads=1, gpu=False)
     steps = training.steps(0.1)
     assert 0 < steps.critic_s < 10
     assert 0 < steps.generator_s < 10
@@ -217,7 +217,7 @@ def test_a_configuration_too_large_for_the_gpu_has_it_alone(cluster, trial_confi
 
 def test_a_trials_memory_is_measured_before_a_search(cluster, trial_config, prepared):
     stream = io.StringIO()
-    packed = pack(tiny(trial_config), prepared, Console(file=stream))
+    packed = pack(tiny(trial_config), lambda: prepared, Console(file=stream))
     assert 0.2 < packed.memory_gb_per_trial < 10
     assert packed.cpus_per_trial == 1
     assert stream.getvalue() == f"Each trial: up to {packed.memory_gb_per_trial:.1f} GB, CPUs: 1.\n"
@@ -230,4 +230,4 @@ def test_more_memory_than_a_machine_has_is_refused(monkeypatch):
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0, "memory": 8e9}}])
     message = "resources.memory_gb_per_trial is 9, but no machine has more than 8; choose fewer with --set"
     with pytest.raises(ValueError, match=message):
-        cluster.fitting(ResourcesConfig(memory_gb_per_trial=9.0), Console())
+        cluster.fitting(SearchConfig(resources=ResourcesConfig(memory_gb_per_trial=9.0)), Console())

@@ -6,10 +6,11 @@ import pytest
 from rich.console import Console
 
 from search import cluster
-from search.config import ResourcesConfig
+from search.config import ResourcesConfig, SearchConfig
 from search.storage import place
 
 ONE_GPU = ResourcesConfig(cpus_per_trial=4, gpus_per_trial=1.0, memory_gb_per_trial=8.0)
+SEARCH = SearchConfig(resources=ONE_GPU, num_samples=3)
 WORKER = {"Alive": True, "NodeID": "b", "NodeManagerAddress": "10.0.0.2"}
 WORKER["Resources"] = {"CPU": 8.0, "GPU": 1.0, "memory": 3e10}
 HEAD = {"Alive": True, "NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 0.0, "memory": 1e10}}
@@ -31,20 +32,31 @@ def test_a_search_waits_for_the_first_machine_that_a_trial_fits_on(asked, monkey
         monkeypatch.setattr(cluster.ray, "nodes", lambda: [HEAD, WORKER])
 
     monkeypatch.setattr(cluster.time, "sleep", come)
-    assert cluster.fitting(ONE_GPU, Console(file=io.StringIO())) == ONE_GPU
+    printed = io.StringIO()
+    assert cluster.fitting(SEARCH, Console(file=printed)) == ONE_GPU
+    assert printed.getvalue() == "Waiting for a machine with 4 CPUs and 1 GPUs to come up ...\n"
     assert asked == [[{"CPU": 4, "GPU": 1.0}], []]
+
+
+@pytest.mark.parametrize(("allowed", "asked_for"), [(2, 2), (4, 3), (0, 1)])
+def test_all_machines_that_may_be_used_are_asked_for_at_once(asked, monkeypatch, tmp_path, allowed, asked_for):
+    (tmp_path / "made").write_text(f"max_workers: {allowed}")
+    monkeypatch.setattr(cluster, "RAY_UP_MARK", tmp_path / "made")
+    monkeypatch.setattr(cluster.time, "sleep", lambda _: monkeypatch.setattr(cluster.ray, "nodes", lambda: [WORKER]))
+    cluster.fitting(SEARCH, Console(file=io.StringIO()))
+    assert asked == [[{"CPU": 4, "GPU": 1.0}] * asked_for, []]
 
 
 def test_where_a_trial_fits_already_nothing_is_asked_for(asked, monkeypatch):
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [HEAD, WORKER])
-    cluster.fitting(ONE_GPU, Console(file=io.StringIO()))
+    cluster.fitting(SEARCH, Console(file=io.StringIO()))
     assert asked == []
 
 
 def test_if_no_machine_comes_it_says_where_to_look(asked, monkeypatch):
     monkeypatch.setattr(cluster, "MOST_WAIT_S", -1.0)
     with pytest.raises(ValueError, match=r"no machine with 4 CPUs and 1 GPUs came up .* see why in .*monitor"):
-        cluster.fitting(ONE_GPU, Console(file=io.StringIO()))
+        cluster.fitting(SEARCH, Console(file=io.StringIO()))
     assert asked[-1] == []
 
 
