@@ -7,7 +7,8 @@ import torch
 
 from trainables import metrics
 from trainables.batches import Windows
-from trainables.fidelity import Band, Fidelity, score
+from trainables.fidelity import Band, Fidelity
+from trainables.score import misfit, score
 
 BAND = Band(50.0, 0.5, 20.0)
 
@@ -69,9 +70,27 @@ def test_drifts_have_the_sign_and_unit_of_the_gap(judge):
 PASSED = {"normalisation": 0.0, "slow_motion": 0.0, "coverage": 1.0, "diversity": 1.0}
 
 
-def test_a_part_better_than_real_does_not_pay_for_a_worse_one():
-    assert score({"a": 0.1, "b": 4.0}, PASSED) == pytest.approx(2.0)
-    assert score({"a": 1.0, "b": 4.0}, PASSED) == pytest.approx(2.0)
+FLOOR = {"low": 1.0, "median": 2.0, "high": 5.0}
+
+
+@pytest.mark.parametrize(("part", "expected"), [(0.1, 0.0), (1.0, 0.0), (1.75, 0.5), (2.5, 1.0), (7.0, 4.0)])
+def test_a_misfit_is_the_excess_over_the_floor_in_units_of_what_one_real_split_in_twenty_reaches(part, expected):
+    assert misfit(part, FLOOR) == pytest.approx(expected)
+
+
+def test_what_cannot_be_measured_is_no_good_fit():
+    assert math.isnan(score([0.0, misfit(math.nan, FLOOR)], PASSED))
+
+
+def test_splits_that_are_all_equal_do_not_make_a_misfit_infinite():
+    assert misfit(1.1, dict.fromkeys(FLOOR, 2.0)) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("misfits", "expected"), [([0.0, 0.0], 1.0), ([0.0, 15**0.5], 2.0), ([0.75, 0.75], 1.25), ([999.0], 999.0005)]
+)
+def test_misfits_are_added_to_one_in_quadrature_and_averaged_geometrically(misfits, expected):
+    assert score(misfits, PASSED) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -90,12 +109,12 @@ def test_a_part_better_than_real_does_not_pay_for_a_worse_one():
     ],
 )
 def test_a_gate_costs_only_beyond_its_tolerance_and_in_proportion(gate, value, factor):
-    assert score({"a": 2.0}, PASSED | {gate: value}) == pytest.approx(2 * factor)
+    assert score([3**0.5], PASSED | {gate: value}) == pytest.approx(2 * factor)
 
 
 def test_gates_are_wider_and_coverage_is_skipped_where_windows_are_few():
     gates = {"normalisation": 0.6, "slow_motion": 2.0, "coverage": 0.1, "diversity": 0.5}
-    assert score({"a": 1.0}, gates, resolvable=False) == pytest.approx(1.5)
+    assert score([0.0], gates, resolvable=False) == pytest.approx(1.5)
 
 
 def test_two_judges_of_the_same_windows_give_the_same_score():

@@ -1,7 +1,6 @@
 """Whether the score can be trusted: real windows, made worse by known amounts, have to be told from real windows."""
 
 import importlib
-import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +65,6 @@ def test_real_windows_are_as_diverse_as_real_windows(bench):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["demo_data", "real_data"])
-def test_real_windows_score_about_one_against_real_windows(request, data):
+def test_real_windows_score_about_one_against_real_windows_in_each_of_twenty_draws(request, data):
     scores = score.real_scores(request.getfixturevalue(data), seeds=20)
-    assert 0.8 <= statistics.median(scores) <= 1.25, sorted(scores)
-    assert min(scores) >= 0.8
+    assert 0.8 <= min(scores) <= max(scores) <= 1.25, sorted(scores)

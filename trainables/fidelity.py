@@ -1,7 +1,5 @@
-"""One score from the metrics: each distance over its floor, the same distance between real windows and real windows.
+"""Metrics over their floors, the same distances between real windows and real windows, and from these one score.
 
-1 means that generated windows differ from real ones no more than real ones differ among themselves. The score is the
-geometric mean of `SCORED`, each part at least 1, times a penalty for each gate that is not passed.
 Shapes: N, M window, n window of a split's half, C component, T sample, S split, D feature.
 """
 
@@ -18,6 +16,7 @@ from trainables import metrics
 from trainables.batches import Windows
 from trainables.embedding import Embedding
 from trainables.reference import Reference, drift_reference, kept
+from trainables.score import misfit, score
 
 # With fewer real windows or events to judge by, differences between scores are mostly chance.
 MIN_WINDOWS, MIN_EVENTS = 50, 10
@@ -26,18 +25,7 @@ MIN_JUDGED = 4
 # The parts of the score (C, D, E, G, H and O); the others are reported beside it. Without G a score hardly tells noise
 # shaped like records, component by component, from records.
 SCORED = ("log_psd", "envelope", "duration", "coupling", "embedding", "band_envelope")
-# A z-scored record has mean 0 and std 1; up to this much is forgiven before the score grows in proportion.
-NORMALISATION_TOLERANCE = 0.2
 SLOW = "slow_motion"
-# Excess of displacement, in standard deviations of real windows', that is forgiven.
-SLOW_TOLERANCE = 1.0
-# Diversity, over that of real windows, below which windows that repeat each other cost in proportion: draws of real
-# windows vary by a tenth or two.
-DIVERSITY_TOLERANCE = 0.8
-# Coverage or diversity below this, over that of real windows, costs no more.
-LEAST_SHARE = 0.1
-# By how much the tolerances are wider where the score cannot be resolved.
-WIDENED = 2.0
 # Windows looked at together, which bounds the memory that a large dataset takes.
 CHUNK = 32
 # Draws of real windows are the same for every trial, whatever its seed: their scores are compared.
@@ -108,8 +96,9 @@ class Fidelity:
         parts = {name: self._over_floor(name, feature) for name, feature in features.items()}
         gates = {"normalisation": metrics.normalisation_drift(wave_NCT), SLOW: self._excess(shape)}
         gates |= self._among_fakes(features)
+        misfits = [misfit(parts[name], self.floors[name]) for name in SCORED if name in parts]
         return {
-            "score": score({name: parts[name] for name in SCORED if name in parts}, gates, self.resolvable),
+            "score": score(misfits, gates, self.resolvable),
             **{f"fidelity/{name}": value for name, value in parts.items()},
             **{f"gate/{name}": value for name, value in gates.items()},
             **{f"drift/{name}": value for name, value in self._drifts(wave_NCT).items()},
@@ -166,26 +155,6 @@ class Fidelity:
             real = self._reference.thesis[name]
             table |= {f"{name}_real": real, f"{name}_generated": value, f"{name}_difference": value - real}
         return table
-
-
-def score(parts: Mapping[str, float], gates: Mapping[str, float], resolvable: bool = True) -> float:
-    """Geometric mean of the parts, each at least 1, times by how much each gate is missed.
-
-    A part below 1 is closer than real data to themselves, and must not pay for another that is far. Coverage less than
-    that of real windows by real windows costs in proportion, but for too few windows, where it is mostly chance.
-    """
-    logs = torch.tensor(list(parts.values()), dtype=torch.float64).clamp_min(1).log()
-    widened = 1.0 if resolvable else WIDENED
-    penalties = [
-        gates["normalisation"] / (NORMALISATION_TOLERANCE * widened),
-        gates[SLOW] / (SLOW_TOLERANCE * widened),
-        DIVERSITY_TOLERANCE / widened / max(gates["diversity"], LEAST_SHARE),
-        1 / max(gates["coverage"], LEAST_SHARE) if resolvable else 1.0,
-    ]
-    value = float(logs.mean().exp())
-    for penalty in penalties:
-        value *= max(1.0, penalty)
-    return value
 
 
 def describe(fidelity: Fidelity) -> dict[str, Any]:

@@ -191,7 +191,10 @@ def _distances(result: Result) -> str:
     names = [*SCORED, *(name for name in NAMES if name not in SCORED)]
     body = [_distance(result.best, name, floors[name]) for name in names if name in floors]
     head = ["distance over its floor", "validation", "test", "real to real", ""]
-    remark = "1: as far as real windows are from each other. Real to real: nine in ten splits of real test windows."
+    remark = (
+        "1: as far as real windows are from each other. Real to real: nine in ten splits of real test windows; the "
+        "score counts what exceeds 1 in units of what their upper end does."
+    )
     return f"<div><h3>What the score is made of</h3>{page.table(head, body)}{quiet(remark)}</div>"
 
 
