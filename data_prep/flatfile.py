@@ -55,9 +55,9 @@ def read_flatfile(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: no readable table, or a column that is missing or there twice.
     """
-    table = _columns(_read(path), path)
+    table, spellings = _columns(_read(path), path)
     problem = pd.Series("", index=table.index)
-    for name, spelling in table.attrs["spelling"].items():
+    for name, spelling in spellings.items():
         if name in _RANGES:
             table[name], wrong = _numbers(table[name], *_RANGES[name])
             problem = problem.where(problem.ne("") | wrong.eq(""), _line(table, path) + f", {spelling}: " + wrong)
@@ -108,8 +108,8 @@ def _read(path: Path) -> pd.DataFrame:
     return raw
 
 
-def _columns(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Keep the columns we know under our names; `attrs["spelling"]` remembers the flatfile's."""
+def _columns(raw: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Keep the columns we know under our names; also the flatfile's own name of each."""
     header = [str(name).strip() for name in raw.iloc[0]]
     lower = [name.lower() for name in header]
     found = {}
@@ -126,8 +126,7 @@ def _columns(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
             )
     table = raw.iloc[1:, list(found.values())].apply(lambda column: column.str.strip())
     table.columns = pd.Index(found)
-    table.attrs["spelling"] = {ours: header[at] for ours, at in found.items()}
-    return table
+    return table, {ours: header[at] for ours, at in found.items()}
 
 
 def _numbers(text: pd.Series, low: float, high: float, unit: str) -> tuple[pd.Series, pd.Series]:

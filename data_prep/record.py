@@ -14,7 +14,7 @@ import numpy as np
 from data_prep import checks, noise, process
 from data_prep.archive import COMPONENTS, Traces, read_traces
 from data_prep.checks import UnusableError
-from data_prep.duplicates import signature
+from data_prep.duplicates import signatures
 from data_prep.flatfile import MagnitudeRule
 from data_prep.onset import find_onset
 from data_prep.process import Window, WindowRule
@@ -84,18 +84,22 @@ class Job:
     ambient: bool = False  # a recording of noise, in units that may be unknown
 
 
+Row = dict[str, float | int | str]
+Made = tuple[np.ndarray, Row]  # a window and its own columns of the table
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A window (C, T) in float32, its signature (K) and its own columns of the table."""
 
     wave: np.ndarray
     signature: np.ndarray
-    row: dict[str, float | int | str]
+    row: Row
 
 
 def prepare_records(jobs: Sequence[Job]) -> list[list[Prepared] | UnusableError]:
     """Make the windows of each record, the earthquake's first, or say why there is none; opens each file once."""
-    results: list[list[Prepared] | UnusableError] = []
+    results: list[list[Made] | UnusableError] = []
     for path, some in groupby(jobs, attrgetter("path")):
         of_file = list(some)
         try:
@@ -103,10 +107,15 @@ def prepare_records(jobs: Sequence[Job]) -> list[list[Prepared] | UnusableError]
                 results += [_prepare_one(file, job) for job in of_file]
         except OSError as error:  # readable when it was indexed
             results += [_unreadable(error)] * len(of_file)
-    return results
+    waves = [wave for result in results if isinstance(result, list) for wave, _ in result]
+    signed = iter(signatures(np.stack(waves)) if waves else ())
+    return [
+        [Prepared(wave, next(signed), row) for wave, row in result] if isinstance(result, list) else result
+        for result in results
+    ]
 
 
-def _prepare_one(file: h5py.File, job: Job) -> list[Prepared] | UnusableError:
+def _prepare_one(file: h5py.File, job: Job) -> list[Made] | UnusableError:
     try:
         traces = read_traces(file, job.keys)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # whatever h5py makes of damaged bytes
@@ -137,7 +146,7 @@ def slowest_hz(fs_hz: float) -> float:
     return fs_hz / 4
 
 
-def _earthquake(traces: Traces, job: Job) -> list[Prepared]:
+def _earthquake(traces: Traces, job: Job) -> list[Made]:
     settings, fs_hz = job.settings, job.settings.fs_hz
     sound_CT = _sound(process.stack(traces.samples, traces.fs_hz, traces.start_ns), traces, job)
     # Before any filter without phase has moved some of P ahead of its onset.
@@ -153,7 +162,7 @@ def _earthquake(traces: Traces, job: Job) -> list[Prepared]:
     return [_row(window, "earthquake", traces, job), *(_row(part, noise.LABEL, traces, job) for part in quiet)]
 
 
-def _ambient_noise(traces: Traces, job: Job) -> list[Prepared]:
+def _ambient_noise(traces: Traces, job: Job) -> list[Made]:
     settings = job.settings
     traces = noise.common_time(traces, settings.window_s)
     wave_CT = _filtered(_sound(np.stack(traces.samples), traces, job), traces, job)
@@ -179,27 +188,23 @@ def _filtered(wave_CT: np.ndarray, traces: Traces, job: Job) -> np.ndarray:
     return wave_CT if job.pass_hz is None else process.low_pass(wave_CT, job.settings.fs_hz, job.pass_hz)
 
 
-def _row(window: Window, label: str, traces: Traces, job: Job) -> Prepared:
+def _row(window: Window, label: str, traces: Traces, job: Job) -> Made:
     fs_hz, source_fs_hz = job.settings.fs_hz, traces.fs_hz[0]
     known = not job.ambient or traces.unit_known
     scale = {"mean": window.mean, "std": window.std}
-    row: dict[str, float | int | str] = {"label": label, "source_fs_hz": source_fs_hz}
+    row: Row = {"label": label, "source_fs_hz": source_fs_hz}
     for position, component in enumerate(COMPONENTS):
         for name, values in scale.items():
             row[f"{name}_{component.lower()}_cm_s2"] = float(values[position]) if known else np.nan
     limits_hz = [process.USABLE_SHARE * min(source_fs_hz, fs_hz) / 2, traces.high_cut_hz, job.pass_hz or np.nan]
-    return Prepared(
-        window.wave,
-        signature(window.wave),
-        row
-        | {
-            "pga_cm_s2": float(np.sqrt(window.peak[0] * window.peak[1])) if label == "earthquake" else np.nan,
-            "start_ns": traces.start_ns[0] + round(window.start / fs_hz * 1e9),
-            "onset_s": np.nan if window.onset is None else (window.onset - window.start) / fs_hz,
-            "usable_low_hz": float(np.nan_to_num(traces.low_cut_hz)),  # unknown: no limit known
-            "usable_high_hz": float(np.nanmin(limits_hz)),
-            "snr": window.snr,
-            "n_valid": window.n_valid,
-            "energy_kept": window.energy_kept,
-        },
-    )
+    row |= {
+        "pga_cm_s2": float(np.sqrt(window.peak[0] * window.peak[1])) if label == "earthquake" else np.nan,
+        "start_ns": traces.start_ns[0] + round(window.start / fs_hz * 1e9),
+        "onset_s": np.nan if window.onset is None else (window.onset - window.start) / fs_hz,
+        "usable_low_hz": float(np.nan_to_num(traces.low_cut_hz)),  # unknown: no limit known
+        "usable_high_hz": float(np.nanmin(limits_hz)),
+        "snr": window.snr,
+        "n_valid": window.n_valid,
+        "energy_kept": window.energy_kept,
+    }
+    return window.wave, row

@@ -58,6 +58,16 @@ def test_resampling_leaves_the_band_as_it_is_and_neither_image_nor_alias(fs_hz, 
     np.testing.assert_allclose(ours[new_hz:-new_hz], expected[new_hz:-new_hz], atol=1e-3)
 
 
+@pytest.mark.parametrize("samples", [500, 6000])
+@pytest.mark.parametrize(("fs_hz", "new_hz", "up", "down"), [(100, 200, 2, 1), (50, 200, 4, 1), (200, 100, 1, 2)])
+def test_resampling_in_blocks_is_the_sum_over_taps_with_the_ends_drawn_on(samples, fs_hz, new_hz, up, down):
+    wave = np.random.default_rng(0).standard_normal((3, samples)).astype(np.float32) + 3
+    taps, beta = signal.kaiserord(70, 0.2 / max(up, down))
+    window = signal.firwin(taps | 1, 0.9 / max(up, down), window=("kaiser", beta))
+    expected = signal.resample_poly(wave.astype(float), up, down, axis=1, window=window, padtype="line")
+    np.testing.assert_allclose(process.resample(wave, fs_hz, new_hz), expected, atol=1e-5)
+
+
 def test_rates_without_a_simple_ratio_are_refused():
     with pytest.raises(UnusableError, match="no simple ratio"):
         process.resample(np.zeros((3, 1000)), 100.0, 161.8034)
