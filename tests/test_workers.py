@@ -29,7 +29,7 @@ TOLERANCE = 1e-8
 
 
 def iterate(config):
-    """The state after a few iterations, each worker with its share of the same batches."""
+    """State and losses after a few iterations, each worker with its share of the same batches."""
     rng = torch.Generator().manual_seed(0)
     gan = Gan(config, SAMPLES, FS_HZ, torch.device("cpu"))
     label = torch.ones(config.training.batch_size, 1)
@@ -38,7 +38,7 @@ def iterate(config):
             wave = torch.randn(len(label), 3, SAMPLES, generator=rng)
             gan.critic_step(workers.share(wave), workers.share(label))
         gan.generator_step(workers.share(label))
-    return gan.state_dict()
+    return gan.state_dict() | gan.tally.read()
 
 
 def of_each_architecture(config):

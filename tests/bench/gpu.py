@@ -28,7 +28,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from roofline import Roofline, calls_per_s
+from roofline import Roofline, calls_per_s, wait
 from torch import Tensor
 from train_step import SECONDS, machine
 from twins import NO_RATE, SEED, Tensors, difference, make_twins, precision
@@ -56,8 +56,7 @@ def main() -> None:
         figures |= bench.graphs()
     figures |= bench.precisions()
     figures |= bench.speeds()
-    if device.type == "cuda":
-        figures["trials"] = {str(count): bench.together(count) for count in options.trials}
+    figures["trials"] = {str(count): bench.together(count) for count in options.trials}
     print(json.dumps(rounded(figures)))
 
 
@@ -195,7 +194,7 @@ class Bench:
         """Iterations a second of so many trainings at once, in processes of their own, launched as graphs."""
         spawn = get_context("spawn")
         start, rates = spawn.Barrier(count), spawn.Queue()
-        arguments = (self.config, self.length, self.seconds, start, rates)
+        arguments = (self.config, self.length, self.device, self.seconds, start, rates)
         processes = [spawn.Process(target=train_alone, args=arguments) for _ in range(count)]
         for process in processes:
             process.start()
@@ -213,16 +212,16 @@ def iterate(gan: Gan, wave: Tensor, label: Tensor) -> None:
     gan.generator_step(label)
 
 
-def train_alone(config: TrialConfig, length: int, seconds: float, start: Any, rates: Any) -> None:
-    """What a process does that shares the GPU with others: begin with them and tell how fast it went."""
-    bench = Bench(config, length, torch.device("cuda"), seconds)
-    gan = bench.gan(cuda_graphs=True)
+def train_alone(config: TrialConfig, length: int, device: torch.device, seconds: float, start: Any, rates: Any) -> None:
+    """What a process does that shares the device with others: begin with them and tell how fast it went."""
+    bench = Bench(config, length, device, seconds)
+    gan = bench.gan(cuda_graphs=device.type == "cuda")
     work = partial(iterate, gan, *bench.batch(config.training.batch_size))
     for _ in range(WARM_UP + 1):
         work()
-    torch.cuda.synchronize()
+    wait(device)
     start.wait(PATIENCE_S)
-    rates.put(calls_per_s(bench.device, seconds, work))
+    rates.put(calls_per_s(device, seconds, work))
 
 
 def does_wait(work: Callable[[], None]) -> bool:
