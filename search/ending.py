@@ -33,7 +33,8 @@ GENERATED_COUNT = 64
 def say_how_to_resume(plan: Plan, console: Console) -> None:
     """Tell the command that goes on with an interrupted search."""
     command = _command("search/run.py", "--name", plan.name, "--results", shown_place(plan.results), "--resume")
-    console.print(f"Interrupted; everything so far is kept. Go on with:\n  {command}", highlight=False, markup=False)
+    text = f"Interrupted; everything so far is kept. Go on with:\n  {command}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)  # the command in one piece, to be pasted
 
 
 def finish(

@@ -21,7 +21,7 @@ from tests.lab.user import User
 from tests.test_cluster import make_roles
 
 BUCKET, RESULT = "results-of-mine", "x"
-WORKERS, TRIALS, EPOCHS = 2, 4, 12
+WORKERS, TRIALS, EPOCHS = 1, 3, 8
 SMALL = (
     "model.base_channels=2 model.kernel=8 training.batch_size=[4,8] model.latent_dim=[100,120] evaluation.fakes=16 "
     "evaluation.splits=10 scheduler.name=none finalists.count=0 wandb.mode=disabled resources.gpus_per_trial=1"
@@ -113,7 +113,7 @@ def up(lab):
     lab.user.run("test -f ~/.ray/auth_token || ray get-auth-token --generate")
     lab.user.run(f"aws s3 sync --quiet data/windows s3://{BUCKET}/windows")
     assert "Nothing found." in lab.user.run("python search/cluster_check.py cluster.yaml")
-    lab.user.run("ray up -y cluster.yaml", 240)
+    lab.user.run("ray up -y cluster.yaml", 400)
     lab.done("ray up")
 
 
@@ -123,11 +123,12 @@ def attached(lab):
     terminal = lab.user.start("ray attach cluster.yaml")
     terminal.expect(r"seismogen\$ ", 60)
     terminal.send("python search/run.py\n")
-    terminal.expect(rf"Searching on s3://{BUCKET}/windows with preset itaca", 60)
-    terminal.expect(r"Waiting for a machine with 4 CPUs and 1 GPUs to come up", 120)
-    terminal.expect(r"Each trial: up to .* GB, CPUs: \d", 240)
+    terminal.expect(rf"Searching on s3://{BUCKET}/windows with preset itaca", 120)
+    terminal.expect(r"Waiting for a machine with 4 CPUs and 1 GPUs to come up", 240)
+    terminal.expect(r"Each trial: up to .* GB, CPUs: \d", 500)
     assert lab.kinds() == {"head": 1, "g5": WORKERS}
     lab.done("ray attach, python search/run.py: GPUs came")
+    terminal.expect(r"running", 240)
     terminal.send("\x03")
     terminal.expect(rf"--name itaca-1 --results s3://{BUCKET}/results --resume", 120)
     terminal.send("exit\n")
@@ -149,7 +150,7 @@ def only_ssh_is_open(lab):
     head = lab.cloud.instances()[lab.one("head")]["PrivateIpAddress"]
     inside, variables = lab.cloud.machines[lab.one("g5")], f"PATH={machines.PYTHON[0]}/bin:$PATH HOME=/tmp"
     refused = _shell(inside, f"{variables} RAY_AUTH_MODE=disabled timeout 60 ray status --address {head}:6379 2>&1")
-    assert "Unauthenticated" in refused or "UNAUTHENTICATED" in refused or "authentication" in refused.lower(), refused
+    assert "InvalidAuthToken" in refused
     lab.done("an outsider reaches ssh alone; someone inside without the token is refused")
 
 
@@ -158,13 +159,13 @@ def _shell(machine, command):
 
 
 def lose_a_worker(lab, search):
-    """Power off a worker when both have a trial on them; both trials go on."""
-    lab.until(lambda: _at_work(search) and sum(epoch > 0 for epoch in lab.epochs().values()) == WORKERS, 240)
+    """Power off a worker when trials run on all of them; all go on."""
+    lab.until(lambda: _at_work(search) and sum(epoch > 0 for epoch in lab.epochs().values()) == WORKERS, 400)
     before = lab.epochs()
     lab.cloud.power_off(lab.one("g5"))
     lab.done(f"a worker is off, at epochs {sorted(before.values())}")
-    lab.until(lambda: _at_work(search) and all(lab.epochs()[trial] > last + 1 for trial, last in before.items()), 240)
-    lab.done("both trials went on")
+    lab.until(lambda: _at_work(search) and all(lab.epochs()[trial] > last + 1 for trial, last in before.items()), 400)
+    lab.done("its trial goes on elsewhere")
 
 
 def lose_the_head(lab, search):
@@ -187,7 +188,7 @@ def resumed(lab):
     lab.until(lambda: "401" in lab.user.run(f"curl -s -o /dev/null -w '%{{http_code}}' {url}/api/jobs/ || true"), 60)
     lab.done("401 without the token")
     command = f"python /home/ray/seismogen/search/run.py --name {RESULT} --resume"
-    printed = lab.user.run(f"RAY_AUTH_MODE=token ray job submit --address {url} -- {command}", 400)
+    printed = lab.user.run(f"RAY_AUTH_MODE=token ray job submit --address {url} -- {command}", 600)
     tunnel.close()
     assert f"Resuming search {RESULT}" in printed
     assert f"All of it is in s3://{BUCKET}/results/{RESULT}, too." in printed
@@ -202,8 +203,13 @@ def fetched(lab):
     assert list(table["state"]) == ["complete"] * TRIALS
     assert list(table["epochs"]) == [EPOCHS] * TRIALS
     assert table["trial_id"].is_unique
-    reports = [json.loads(line) for line in lab.user.read(f"results/{RESULT}/trials.jsonl").splitlines()]
-    print(Counter(report["trial_id"] for report in reports))
+    reported = {trial: [] for trial in table["trial_id"]}
+    for line in map(json.loads, lab.user.read(f"results/{RESULT}/trials.jsonl").splitlines()):
+        if "report" in line:
+            reported[line["trial"]].append(line["report"]["epoch"])
+    assert all(sorted(set(epochs)) == list(range(1, EPOCHS + 1)) for epochs in reported.values())
+    assert all(epochs.count(1) == 1 for epochs in reported.values())  # none began anew
+    lab.done(f"epochs reported: {list(reported.values())}")
     lab.done("fetched: every trial once, the best whole")
 
 

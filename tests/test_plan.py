@@ -7,6 +7,7 @@ from rich.console import Console
 
 from search import plan
 from search.config import resolved
+from search.ending import say_how_to_resume
 from search.presets import preset
 from search.run import parse_arguments
 
@@ -167,3 +168,12 @@ def test_results_go_where_the_environment_says(tmp_path):
 def test_a_url_that_cannot_be_read_is_refused(arguments, environment):
     with pytest.raises(ValueError, match=r"^ftp://a/b: .*; expected a folder, or a URL such as s3://bucket/folder$"):
         plan.make(parse_arguments(arguments), environment)
+
+
+def test_the_command_that_resumes_is_one_line_however_narrow_the_terminal(tmp_path):
+    printed = io.StringIO()
+    planned = plan.make(parse_arguments(["--results", str(tmp_path / "a-folder-with-a-long-name")]), {})
+    say_how_to_resume(planned, Console(file=printed, width=40, force_terminal=True))
+    (command,) = [line for line in printed.getvalue().splitlines() if "--name demo-1" in line]
+    assert "run.py" in command
+    assert command.endswith("--resume")

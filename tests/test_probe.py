@@ -1,4 +1,5 @@
 import io
+import os
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -215,9 +216,14 @@ def test_a_configuration_too_large_for_the_gpu_has_it_alone(cluster, trial_confi
     assert packed.gpus_per_trial == 1.0
 
 
-def test_a_trials_memory_is_measured_before_a_search(cluster, trial_config, prepared):
-    stream = io.StringIO()
-    packed = pack(tiny(trial_config), lambda: prepared, Console(file=stream))
+def test_a_trials_memory_is_measured_before_a_search_where_the_trial_will_be(cluster, trial_config, prepared):
+    stream, driver = io.StringIO(), os.getpid()
+
+    def there():  # as with data in a bucket: each machine has its own copy
+        assert os.getpid() != driver
+        return prepared
+
+    packed = pack(tiny(trial_config), there, Console(file=stream))
     assert 0.2 < packed.memory_gb_per_trial < 10
     assert packed.cpus_per_trial == 1
     assert stream.getvalue() == f"Each trial: up to {packed.memory_gb_per_trial:.1f} GB, CPUs: 1.\n"

@@ -55,7 +55,7 @@ class Network:
     """
 
     def __init__(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="lab-"))
+        self.folder, self.machines = Path(tempfile.mkdtemp(prefix="lab-")), []
         die_with_me = ["setpriv", "--pdeathsig", "KILL"]
         isolated = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
         self._process = subprocess.Popen([*die_with_me, *isolated, "sleep", "infinity"])
@@ -81,6 +81,8 @@ class Network:
 
     def close(self):
         """The end of all machines."""
+        for machine in self.machines:
+            machine.power_off()
         self._thread.shutdown()
         self._process.kill()
         self._process.wait()
@@ -121,7 +123,9 @@ class Machine:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self.pid = _innermost(self._process.pid, 2)
+        self.pid = self._process.pid
+        network.machines.append(self)
+        self.pid = _innermost(self.pid, 2)
         self._connect()
         self._wait_for_ssh()
 

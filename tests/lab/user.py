@@ -22,6 +22,7 @@ VARIABLES = {
     "PYTHONPATH": "$HOME/project",
     "PATH": f"{PYTHON[0]}/bin:{Path(shutil.which('aws') or '/').parent}:$PATH",
 }
+ERROR = re.compile(r"^error: ", re.MULTILINE)
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 
 
@@ -92,10 +93,10 @@ class Session:
         os.write(self._terminal, text.encode())
 
     def expect(self, pattern, limit_s):
-        """Wait until something is printed."""
+        """Wait until something is printed, and no error of ours before."""
         end_s = time.monotonic() + limit_s
         while not (found := re.search(pattern, self.text)):
-            if time.monotonic() > end_s or not self._thread.is_alive():
+            if time.monotonic() > end_s or not self._thread.is_alive() or ERROR.search(self.text):
                 raise AssertionError(f"no {pattern!r}:\n{self.text}")
             time.sleep(0.2)
         return found
