@@ -3,6 +3,7 @@
 Cost is time: the machines of a search are paid by the hour, busy or not.
 """
 
+import heapq
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ def seconds_needed(found: Iterable[tuple[float, float]], config: SearchConfig, a
 
     No more than their share of the time there is: if that is too little, some trainings are cut off.
     """
-    best = sorted(found)[: config.finalists.count]
+    best = heapq.nsmallest(config.finalists.count, found)
     if len(best) < 2:
         return 0.0
     rounds = math.ceil(len(best) * config.finalists.seeds / at_once)

@@ -7,8 +7,9 @@ did not use; `verdict.py` says which won.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,7 @@ def choose(rows: Sequence[TrialRow], config: SearchConfig) -> Finalists | None:
     if sound:
         expected = expected_scores(sound, config.domains, config.training.max_epochs)
         sound = [sound[i] for i in np.argsort(expected, kind="stable")]
-    distinct = [row for i, row in enumerate(sound) if all(row.parameters != other.parameters for other in sound[:i])]
-    chosen = tuple(distinct[: config.finalists.count])
+    chosen = tuple(islice(_distinct(sound), config.finalists.count))
     seeds = tuple((config.seed + number) % MAX_SEED for number in range(1, config.finalists.seeds + 1))
     return Finalists(chosen, seeds) if len(chosen) > 1 else None
 
@@ -97,6 +97,15 @@ def choose_once(rows: Sequence[TrialRow], config: SearchConfig, file: Path) -> F
     if finalists:
         write_json(file, {"trials": [row.trial_id for row in finalists.chosen], "seeds": finalists.seeds})
     return finalists
+
+
+def _distinct(rows: Iterable[TrialRow]) -> Iterator[TrialRow]:
+    """Of the rows of each configuration the first."""
+    seen: list[Mapping[str, Any]] = []
+    for row in rows:
+        if row.parameters not in seen:
+            seen.append(row.parameters)
+            yield row
 
 
 class Listed(Searcher):

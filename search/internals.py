@@ -3,31 +3,49 @@
 A new version of Ray that changes any of it fails there first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from pyarrow.fs import FileSelector, LocalFileSystem
 from ray import tune
+from ray.train._internal import checkpoint_manager
 from ray.train._internal.storage import _FilesystemSyncer
+from ray.tune.execution import tune_controller
+from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
 from ray.tune.experiment import Experiment, Trial
 
 from search.storage import Changes, Place
 
+# What is read of the metrics beside an ended trial's checkpoints, when the best is exported.
+EXPORTED_BY = "best_score"
+# Of its time Tune may spend one part in so many on saving its state.
+SAVING_SHARE = 20
+# How many checkpoints are deleted at once in a bucket: of 500 trials that report each minute, with a few to spare.
+DELETERS = 8
+
 
 class ForgetMetrics(tune.Callback):
-    """Of a trial that has ended, drops Tune's statistics of each metric but the score.
+    """Drops Tune's statistics of each metric but the score, and what it keeps beside an ended trial's checkpoints.
 
     Tune keeps minimum, maximum and running means of every metric of every trial, over 100 KB a trial, and writes them
-    anew into each of its snapshots. Only the least score is ever read.
+    anew into each of its snapshots, with three copies of the last reports. Only the least score is ever read.
     """
+
+    def on_checkpoint(self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Any, **info: Any) -> None:
+        """Tune calls this when a trial has saved a checkpoint."""
+        forget_metrics(trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tune calls this when a trial has ended well."""
         forget_metrics(trial)
+        forget_reports(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tune calls this when a trial has failed."""
         forget_metrics(trial)
+        forget_reports(trial)
 
 
 def forget_metrics(trial: Trial) -> None:
@@ -35,6 +53,65 @@ def forget_metrics(trial: Trial) -> None:
     records: Any = trial.run_metadata
     records.metric_analysis = {name: kept for name, kept in records.metric_analysis.items() if name == "score"}
     records.metric_n_steps = {name: kept for name, kept in records.metric_n_steps.items() if name == "score"}
+
+
+def forget_reports(trial: Trial) -> None:
+    """Of the reports beside the checkpoints of a trial that does not go on, keep what the export asks for."""
+    manager: Any = trial.run_metadata.checkpoint_manager
+    for result in manager.best_checkpoint_results:
+        result.metrics = {name: value for name, value in result.metrics.items() if name == EXPORTED_BY}
+    trial.run_metadata.invalidate_cache()
+
+
+class _SparingSaves(_ExperimentCheckpointManager):
+    """Has Tune save its state of all trials soon after any of them has saved two checkpoints, if that is cheap.
+
+    Tune keeps two checkpoints of a trial, and would save its state, and wait until it is sent, whenever one has saved
+    two more: with short epochs or thousands of trials it would do little else. A state may be older than that: a trial
+    that goes on finds its newest checkpoint.
+    """
+
+    _took_s = 0.0
+
+    def on_trial_checkpoint(self, trial: Trial) -> None:
+        """Tune calls this when a trial has saved a checkpoint."""
+        super().on_trial_checkpoint(trial)
+        if self._should_force_sync_up:
+            self._should_force_sync_up = False
+            self._checkpoint_period = min(self._checkpoint_period, (SAVING_SHARE - 1) * self._took_s)
+
+    def _update_auto_checkpoint_time(self, time_taken: float) -> None:
+        self._took_s = time_taken
+        super()._update_auto_checkpoint_time(time_taken)
+
+
+def save_state_sparingly() -> None:
+    """Have Tune spend a small part of its time alone on saving its state."""
+    tune_controller._ExperimentCheckpointManager = _SparingSaves  # type: ignore[attr-defined]
+
+
+@contextmanager
+def deleting_aside(kept: Place) -> Iterator[None]:
+    """Have Tune not wait until a bucket has deleted a checkpoint, which takes seven requests at each report of a trial.
+
+    What is still to be deleted when a search fails stays; a trial that goes on is not misled by more checkpoints.
+    """
+    if not kept.copy:
+        yield
+        return
+    delete = checkpoint_manager._delete_fs_path  # type: ignore[attr-defined]
+    pool = ThreadPoolExecutor(DELETERS, "deleting")
+
+    def delete_aside(**what: Any) -> None:
+        pool.submit(delete, **what).add_done_callback(Future.result)  # an error is logged, as Tune does itself
+
+    checkpoint_manager._delete_fs_path = delete_aside  # type: ignore[assignment,attr-defined]
+    try:
+        yield
+        pool.shutdown()
+    finally:
+        checkpoint_manager._delete_fs_path = delete  # type: ignore[attr-defined]
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Syncer(_FilesystemSyncer):

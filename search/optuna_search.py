@@ -29,9 +29,9 @@ from ray.tune.search import Searcher
 
 from search.samplers import distribution
 from search.space import Space
+from search.storage import JOURNAL
 from search.verdict import HARMLESS
 
-JOURNAL = "optuna.journal"
 TUNE_ID = "tune_trial_id"
 LEARNT_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
 # A database for the studies of many searches, in place of a journal in each result; it may hold a password.

@@ -17,7 +17,8 @@ from search.packing import why_waiting
 from search.trials import TrialRow, best_row, score_text, trial_rows, write_trials
 
 MAX_ROWS = 20
-REFRESH_S = 0.5
+# No more often than so, and of the search's time no more than one part in so many.
+REFRESH_S, SHARE = 0.5, 20
 STATE_STYLES = {"running": "cyan", "complete": "green", "stopped": "yellow", "failed": "red", "waiting": "dim"}
 
 
@@ -37,7 +38,7 @@ class Progress(Callback):
         self._rows, self._write = rows, write
         self._num_samples, self._max_epochs = num_samples, max_epochs
         self._news: set[str] = set()
-        self._drawn_s = -math.inf
+        self._due_s = -math.inf
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
 
     def __enter__(self) -> "Progress":
@@ -51,11 +52,11 @@ class Progress(Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Tune calls this after each of its events."""
-        now = time.monotonic()
-        if now - self._drawn_s < REFRESH_S:
-            return
-        self._drawn_s = now
-        self.show(trials)
+        start_s = time.monotonic()
+        if start_s >= self._due_s:
+            self.show(trials)
+            end_s = time.monotonic()
+            self._due_s = end_s + max(REFRESH_S, (SHARE - 1) * (end_s - start_s))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

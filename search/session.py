@@ -37,6 +37,7 @@ from search.tracking import Tracking
 from search.trials import TrialRow, trial_rows, write_trials
 from search.tune_state import Sent, has_state
 from search.tuner import run_finalists, run_search
+from search.turn import Turn
 from search.verdict import Verdict
 from trainables.batches import PreparedDataset
 from trainables.config import with_values
@@ -51,6 +52,11 @@ FINALISTS = "finalists"
 
 def run(plan: Plan, console: Console) -> bool:
     """Run a search to its export; False if it was interrupted and can be resumed."""
+    with Turn(plan.kept, console) as turn:
+        return _run(plan, turn, console)
+
+
+def _run(plan: Plan, turn: Turn, console: Console) -> bool:
     start_s = time.monotonic()
     prepared = plan.data or _demo_data(plan, console)
     data = on_this_machine(prepared)
@@ -73,19 +79,22 @@ def run(plan: Plan, console: Console) -> bool:
     config = replace(config, resources=pack(config, partial(on_this_machine, prepared), console))
     trials_at_once(config)  # or an error, before anything is written
     if not plan.resume:
+        if plan.kept.copy and (plan.kept / SEARCH_FILE).exists():
+            raise ValueError(f"{plan.kept} was created by another machine just now; choose another --name")
         _create(plan.folder, config, prepared)
     changes = Changes(plan.kept)
+    sent = Sent(changes, turn)
     with _alone(plan.folder):
         try:
             changes.send()
-            analysis, finished = _search(config, plan, prepared, changes, console)
+            analysis, finished = _search(config, plan, prepared, sent, console)
             if finished:
                 rows = trial_rows(analysis.trials, ended_by(config, analysis.trials))
                 write_trials(rows, plan.folder / TRIALS_FILE)
                 _answer(analysis, config, plan.folder, console)
-                trials, verdict = _finalists(analysis.trials, config, plan, prepared, changes, console, start_s)
+                trials, verdict = _finalists(analysis.trials, config, plan, prepared, sent, console, start_s)
                 finish(trials, verdict, config, dataset, plan, console)
-                changes.send(left_out=LATEST_RUN)
+                changes.send(left_out=(LATEST_RUN,))
                 if plan.kept.copy:
                     console.print(f"All of it is in {plan.kept}, too.", highlight=False, markup=False, soft_wrap=True)
                 return True
@@ -192,7 +201,7 @@ def _create(folder: Path, config: SearchConfig, data: Place) -> None:
 
 
 def _search(
-    config: SearchConfig, plan: Plan, data: Place, changes: Changes, console: Console
+    config: SearchConfig, plan: Plan, data: Place, sent: Sent, console: Console
 ) -> tuple[ExperimentAnalysis, bool]:
     if math.isfinite(hours := limit_hours(config)) and config.finalists.count:
         console.print(f"Of {hours:.3g} hours up to half is kept for the finalists.", highlight=False)
@@ -200,7 +209,7 @@ def _search(
     resume = plan.resume and has_state(plan.folder)
 
     def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
-        return run_search(config, data, plan.kept, [*callbacks, Sent(changes)], resume)
+        return run_search(config, data, plan.kept, [*callbacks, sent], resume)
 
     return _followed(config, plan.folder, console, progress, train)
 
@@ -234,7 +243,7 @@ def _finalists(
     config: SearchConfig,
     plan: Plan,
     data: Place,
-    changes: Changes,
+    sent: Sent,
     console: Console,
     start_s: float,
 ) -> tuple[Sequence[Trial], Verdict | None]:
@@ -257,8 +266,7 @@ def _finalists(
     progress = Progress(console, file, len(points), config.training.max_epochs, finalists.rows, finalists.write)
 
     def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
-        callbacks = [*callbacks, Sent(changes)]
-        return run_finalists(config, data, below, callbacks, has_state(below.here), points, limit_s)
+        return run_finalists(config, data, below, [*callbacks, sent], has_state(below.here), points, limit_s)
 
     # Nothing but time ends these.
     timed = replace(config, max_cost=0.0, target_score=0.0)

@@ -7,7 +7,7 @@ state and the checkpoints there. Credentials are left to pyarrow: the environmen
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -29,8 +29,9 @@ from data_prep.files import written_whole
 
 EXPERIMENT = "tune"
 MANIFEST = "manifest.json"
-# Runs are made again of the log when a search is resumed, so they are sent at its end alone; a link stays here.
-RUNS, LATEST_RUN = "wandb", "latest-run"
+# Runs and study are made again of the log when a search is resumed, so they are sent at its end; a link stays here.
+RUNS, LATEST_RUN, JOURNAL = "wandb", "latest-run", "optuna.journal"
+LOGS = "jsonl"
 # With pauses of 25 ms, 50 ms, ... between them S3 may be away for 100 s.
 S3_ATTEMPTS = 12
 
@@ -149,14 +150,14 @@ def copies() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seismogen"
 
 
-def _files(filesystem: FileSystem, path: str, left_out: str = RUNS) -> Iterator[FileInfo]:
+def _files(filesystem: FileSystem, path: str, left_out: Container[str] = (RUNS,)) -> Iterator[FileInfo]:
     """The files of a search, but for those of single trials, which are Tune's, and hidden ones."""
     for info in filesystem.get_file_info(FileSelector(path, allow_not_found=True)):
-        if info.base_name.startswith("."):
+        if info.base_name.startswith(".") or info.base_name in left_out:
             continue
         if info.type == FileType.File:
             yield info
-        elif os.path.basename(path) != EXPERIMENT and info.base_name != left_out:
+        elif os.path.basename(path) != EXPERIMENT:
             yield from _files(filesystem, info.path, left_out)
 
 
@@ -176,11 +177,19 @@ class Changes:
         self._kept = kept
         self._sent: dict[str, tuple[int, int]] = {}
 
-    def send(self, left_out: str = RUNS) -> None:
+    def send(self, left_out: Container[str] = (RUNS,)) -> None:
         """Send what has changed in the copy of a search; logs first, which all else follows from."""
-        if self._kept.copy:
-            here = str(self._kept.here)
-            self.send_these(self.among(sorted(_files(LocalFileSystem(), here, left_out), key=_order), here))
+        self._send(sorted(self._here(left_out), key=_order))
+
+    def send_logs(self) -> None:
+        """Send what has been added to the logs; not even looked at is what follows from them."""
+        self._send(sorted((file for file in self._here((RUNS,)) if file.extension == LOGS), key=_order))
+
+    def _here(self, left_out: Container[str]) -> Iterator[FileInfo]:
+        return _files(LocalFileSystem(), str(self._kept.here), left_out) if self._kept.copy else iter(())
+
+    def _send(self, files: Iterable[FileInfo]) -> None:
+        self.send_these(self.among(files, str(self._kept.here)))
 
     def among(self, files: Iterable[FileInfo], folder: str) -> Iterator[Change]:
         """Those of the files in a folder that have changed."""
@@ -196,8 +205,9 @@ class Changes:
             self._sent[change.path] = change.state
 
 
-def _order(file: FileInfo) -> tuple[bool, str]:
-    return file.extension != "jsonl", file.base_name
+def _order(file: FileInfo) -> tuple[bool, int, str]:
+    """Logs first, their parts in order; reports before the ends of trials, which count on them."""
+    return file.extension != LOGS, len(file.base_name), file.base_name
 
 
 def dataset_at(name: str | Path | Place) -> Place:

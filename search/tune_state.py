@@ -12,7 +12,8 @@ from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 
 from data_prep.files import write_text
 from search.line_log import LineLog, lines_of
-from search.storage import EXPERIMENT, Changes
+from search.storage import EXPERIMENT, JOURNAL, RUNS, Changes
+from search.turn import Turn
 
 STATES = "experiment_state-*.json"
 # By name before any that Tune writes.
@@ -58,13 +59,16 @@ class TrialsKept(tune.Callback):
 
 
 class Sent(tune.Callback):
-    """Sends what has changed to where it is kept, as soon as a trial starts or ends, and before Tune saves its state.
+    """Sends logs to where they are kept as soon as a trial starts or ends, and the rest before Tune saves its state.
 
     So nothing that is kept there builds on what is not.
+
+    Raises:
+        ValueError: if another machine has gone on with the search.
     """
 
-    def __init__(self, changes: Changes):
-        self._changes, self._news = changes, False
+    def __init__(self, changes: Changes, turn: Turn):
+        self._changes, self._turn, self._news = changes, turn, False
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tune calls this when a trial starts, or goes on."""
@@ -80,13 +84,14 @@ class Sent(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Tune calls this at the end of each of its steps, when the other callbacks have written what is new."""
+        self._turn.check()
         if self._news:
-            self._changes.send()
+            self._changes.send_logs()
             self._news = False
 
     def get_state(self) -> None:
         """Tune calls this when it saves its state; there is nothing to save of this."""
-        self._changes.send()
+        self._changes.send(left_out=(RUNS, JOURNAL))
 
 
 class Proposals(SearchGenerator):

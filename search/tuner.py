@@ -17,13 +17,13 @@ from search.budget import Budget
 from search.cluster import BATCH_SIZE, expected_at_once, of_each_worker, trials_at_once
 from search.config import SearchConfig
 from search.finalists import Listed
-from search.internals import ForgetMetrics, send_changes_alone
+from search.internals import ForgetMetrics, deleting_aside, save_state_sparingly, send_changes_alone
 from search.line_log import reports_by_trial
-from search.optuna_search import JOURNAL, OptunaSearch, PastTrial, earlier_trials, open_storage
+from search.optuna_search import OptunaSearch, PastTrial, earlier_trials, open_storage
 from search.samplers import make_sampler
 from search.schedulers import Asha, make_scheduler, rung_epochs
 from search.stoppers import stop_reason
-from search.storage import EXPERIMENT, Place, on_this_machine, place
+from search.storage import EXPERIMENT, JOURNAL, Place, on_this_machine, place
 from search.trials import trial_number
 from search.tune_state import Proposals, TrialsKept, mend_state
 from trainables.batches import PreparedDataset
@@ -187,16 +187,18 @@ def _run(
         max_failures=MAX_FAILURES,
     )
     send_changes_alone(experiment, kept / EXPERIMENT)
-    analysis = tune.run(
-        experiment,  # type: ignore[arg-type]  # as documented
-        search_alg=Proposals(searcher, trials_at_once(config), experiment),
-        scheduler=scheduler,
-        callbacks=[*restored, TrialsKept(kept.here), _RunAlone(), *callbacks, results, ForgetMetrics()],
-        resume_config=tune.ResumeConfig() if resume else None,
-        reuse_actors=config.resources.workers_per_trial == 1,
-        raise_on_failed_trial=False,
-        verbose=0,
-    )
+    save_state_sparingly()
+    with deleting_aside(kept):
+        analysis = tune.run(
+            experiment,  # type: ignore[arg-type]  # as documented
+            search_alg=Proposals(searcher, trials_at_once(config), experiment),
+            scheduler=scheduler,
+            callbacks=[*restored, TrialsKept(kept.here), _RunAlone(), *callbacks, results, ForgetMetrics()],
+            resume_config=tune.ResumeConfig() if resume else None,
+            reuse_actors=config.resources.workers_per_trial == 1,
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
     # Tune answers Ctrl-C by saving its state and putting the old handler back; else its own is left behind.
     finished = signal.getsignal(signal.SIGINT) is not handler
     signal.signal(signal.SIGINT, handler)

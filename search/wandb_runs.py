@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import torch
 import wandb
 
 from search.config import read_config
 from search.figure import draw_waveforms
-from search.line_log import LOG, whole_lines
+from search.line_log import LOG, LogReader
 from search.plan import SEARCH_FILE, data_of
 from trainables.batches import LABELS, PreparedDataset
 from trainables.checkpoint import FILE, load_first
@@ -52,8 +52,8 @@ def write_runs(folder: Path, mode: Mode, link: Connection) -> None:
     os.environ["WANDB_SILENT"] = "true"
     torch.set_num_threads(1)
     try:
-        with (folder / LOG).open("rb") as log:
-            fcntl.flock(log, fcntl.LOCK_EX)  # that of a killed driver may not have noticed yet
+        with (folder / LOG).open("rb") as first, LogReader(folder / LOG) as log:
+            fcntl.flock(first, fcntl.LOCK_EX)  # that of a killed driver may not have noticed yet
             make_runs(log, folder, mode, Driver(link))
     except (EOFError, BrokenPipeError):
         return  # the driver was killed; the search resumed writes everything
@@ -81,7 +81,7 @@ class Driver:
             self.ended = self._link.recv()
 
 
-def make_runs(log: BinaryIO, folder: Path, mode: Mode, driver: Driver) -> None:
+def make_runs(log: LogReader, folder: Path, mode: Mode, driver: Driver) -> None:
     """Make runs of the log: at first in the mode asked for, and if that is online and fails, offline."""
     try:
         Runs(folder, mode, driver).follow(log)
@@ -92,7 +92,7 @@ def make_runs(log: BinaryIO, folder: Path, mode: Mode, driver: Driver) -> None:
         driver.tell(f"W&B fails online ({reason}): going on offline, to be sent later with `wandb sync`")
         with suppress(ConnectionError):
             wandb.teardown()
-        log.seek(0)
+        log.rewind()
         Runs(folder, "offline", driver).follow(log)
 
 
@@ -128,13 +128,13 @@ class Runs:
         self._open: dict[str, _Open] = {}
         self._parameters: dict[str, dict[str, Any]] = {}
 
-    def follow(self, log: BinaryIO) -> None:
+    def follow(self, log: LogReader) -> None:
         """Take the lines of a log as they come, until the search has ended."""
         more = True
         while more:
             self._driver.wait()
             more = not self._driver.ended
-            for line in whole_lines(log):
+            for line in log.news():
                 self.take(line)
         self._close()
 

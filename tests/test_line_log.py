@@ -1,4 +1,7 @@
-from search.line_log import LOG, LineLog, reports_by_trial
+import pytest
+
+from search import line_log
+from search.line_log import LOG, LineLog, LogReader, lines_of, reports_by_trial
 
 
 def write(folder, *lines):
@@ -40,3 +43,47 @@ def test_a_diverged_score_comes_back(tmp_path):
 
 def test_without_a_log_there_are_no_reports(tmp_path):
     assert reports_by_trial(tmp_path) == {}
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(line_log, "PART_BYTES", 100)
+
+
+def test_a_long_log_has_parts_and_is_read_as_one(tmp_path, small_parts):
+    written = [report("a", epoch) for epoch in range(1, 30)]
+    for line in written:
+        write(tmp_path, line)  # opened anew each time
+    files = sorted(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    assert [file.name for file in files[:3]] == [LOG, "trials.1.jsonl", "trials.2.jsonl"]
+    assert all(100 <= file.stat().st_size < 200 for file in files[:-1])
+    assert list(lines_of(tmp_path / LOG)) == written
+
+
+def test_a_reader_that_follows_a_log_misses_no_line_and_gets_none_twice(tmp_path, small_parts):
+    log, written = LineLog(tmp_path / LOG), [report("a", epoch) for epoch in range(1, 40)]
+    with LogReader(tmp_path / LOG) as reader:
+        found = []
+        for number, line in enumerate(written):
+            log.write(line)
+            if number % 7 == 0:
+                found += reader.news()
+        found += reader.news()
+        assert found == written
+        assert list(reader.news()) == []
+        reader.rewind()
+        assert list(reader.news()) == written
+    log.close()
+
+
+def test_every_cut_of_the_last_part_leaves_the_lines_before_it(tmp_path, small_parts):
+    written = [report("a", epoch) for epoch in range(1, 5)]
+    write(tmp_path, *written)
+    last = tmp_path / "trials.1.jsonl"
+    whole = last.read_bytes()
+    for length in range(len(whole)):
+        last.write_bytes(whole[:length])
+        write(tmp_path, report("a", 9))
+        kept = 2 + whole[:length].count(b"}}")
+        assert list(lines_of(tmp_path / LOG)) == [*written[:kept], report("a", 9)]
+        (tmp_path / "trials.2.jsonl").unlink(missing_ok=True)

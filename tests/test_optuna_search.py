@@ -6,9 +6,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.optuna_search import JOURNAL, OptunaSearch, PastTrial, earlier_trials, ending, open_storage
+from search.optuna_search import OptunaSearch, PastTrial, earlier_trials, ending, open_storage
 from search.samplers import make_sampler
 from search.space import Choices, Range
+from search.storage import JOURNAL
 
 SPACE = {"training.critic_lr": Range(1e-5, 1e-3, log=True), "model.latent_dim": Range(100, 1000), "k": Choices((1, 2))}
 

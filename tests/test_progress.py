@@ -153,3 +153,19 @@ def test_of_many_trials_the_running_and_the_best_are_shown(tmp_path, three_cpus)
 )
 def test_clock(seconds, text):
     assert _clock(seconds) == text
+
+
+def test_of_a_large_search_s_time_progress_takes_a_small_part(tmp_path, monkeypatch):
+    clock, drawn = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    progress = Progress(Console(file=io.StringIO()), tmp_path / "trials.csv", 8, 9)
+
+    def show(trials):
+        drawn.append(clock[0])
+        clock[0] += 1.0
+
+    monkeypatch.setattr(progress, "show", show)
+    while clock[0] < 100:
+        progress.on_step_end(1, [])
+        clock[0] += 0.1
+    assert len(drawn) == 5

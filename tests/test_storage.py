@@ -1,5 +1,6 @@
 """Results and data in a bucket: that of a pretended S3, which answers on this machine."""
 
+import io
 import os
 import pickle
 import shutil
@@ -13,13 +14,19 @@ import boto3
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from pyarrow.fs import FileSelector
+from ray import tune
+from ray.train._internal.checkpoint_manager import _CheckpointManager, _TrainingResult
 from ray.tune.experiment import Experiment
+from rich.console import Console
 from werkzeug.serving import make_server
 
-from search import plan, storage
-from search.internals import send_changes_alone
+from search import line_log, plan, storage
+from search.internals import deleting_aside, send_changes_alone
+from search.line_log import LOG, LineLog, lines_of
 from search.run import parse_arguments
 from search.storage import LATEST_RUN, Changes, copies, dataset_at, on_this_machine, place
+from search.tune_state import Sent
+from search.turn import MARK, Turn
 from tests.test_kills import LIMIT_S, LINES, check_kept, check_whole, ended, lines, start, wait_for  # noqa: F401
 from tests.test_search import SMALL
 from trainables.checkpoint import load_first
@@ -29,16 +36,19 @@ SECRET = "never-written"
 
 
 class Service:
-    """A web application that now and then answers as if it had too much to do."""
+    """A web application that now and then answers as if it had too much to do, or not at all."""
 
     def __init__(self, application):
         self._application, self._lock, self.asked = application, threading.Lock(), 0
         self.refuses = lambda number: False
+        self.answers = threading.Event()
+        self.answers.set()
 
     def __call__(self, environment, start_response):
         with self._lock:
             self.asked += 1
             refused = self.refuses(self.asked)
+        self.answers.wait()
         if not refused:
             return self._application(environment, start_response)
         environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0))
@@ -72,6 +82,7 @@ def s3(service, tmp_path, monkeypatch):
     client.create_bucket(Bucket="mine")
     yield service
     service.refuses = lambda number: False
+    service.answers.set()
     for page in client.get_paginator("list_objects_v2").paginate(Bucket="mine"):
         for kept in page.get("Contents", []):
             client.delete_object(Bucket="mine", Key=kept["Key"])
@@ -135,13 +146,44 @@ def test_what_has_changed_is_sent_and_no_more(s3, monkeypatch):
     changes = Changes(kept)
     changes.send()
     assert names(kept) == sorted([*own, "finalists/tune/kept_trials.jsonl"])
-    assert [name.rpartition("/")[2] for name in sent[:3]] == ["kept_trials.jsonl", "kept_trials.jsonl", "trials.jsonl"]
+    assert [name.rpartition("/")[2] for name in sent[:3]] == ["trials.jsonl", "kept_trials.jsonl", "kept_trials.jsonl"]
     sent.clear()
     (kept.here / "trials.csv").write_text("more")
     changes.send()
     assert sent == ["trials.csv"]
-    changes.send(left_out=LATEST_RUN)
+    changes.send(left_out=(LATEST_RUN,))
     assert sent == ["trials.csv", "wandb/run-1/a.wandb"]
+
+
+def test_of_a_long_log_its_last_part_alone_is_sent_again_and_what_follows_from_it_later(s3, monkeypatch):
+    monkeypatch.setattr(line_log, "PART_BYTES", 100)
+    kept = place("s3://mine/results/x")
+    kept.here.mkdir(parents=True)
+    log, changes = LineLog(kept.here / LOG), Changes(kept)
+    sent = []
+    for number in range(20):
+        log.write({"trial": "a", "number": number})
+        write(kept.here, "trials.csv", "optuna.journal")
+        asked = s3.asked
+        changes.send_logs()
+        sent.append(s3.asked - asked)
+    log.close()
+    assert set(sent) == {1}
+    assert names(kept) == sorted(name for name in names(place(kept.here)) if name.endswith(".jsonl"))
+    shutil.rmtree(kept.here)
+    kept.bring_search()
+    assert [line["number"] for line in lines_of(kept.here / LOG)] == list(range(20))
+
+
+def test_the_study_is_sent_at_the_end_alone(s3):
+    kept = place("s3://mine/results/x")
+    write(kept.here, "trials.csv", "optuna.journal", "trials.jsonl")
+    changes = Changes(kept)
+    with Turn(kept, Console(file=io.StringIO())) as turn:
+        Sent(changes, turn).get_state()
+    assert names(kept) == ["trials.csv", "trials.jsonl"]
+    changes.send(left_out=(LATEST_RUN,))
+    assert names(kept) == ["optuna.journal", "trials.csv", "trials.jsonl"]
 
 
 def test_of_what_tune_saves_the_changes_are_sent_as_they_were_when_it_saved(s3, tmp_path):
@@ -162,6 +204,20 @@ def test_of_what_tune_saves_the_changes_are_sent_as_they_were_when_it_saved(s3, 
     assert names(kept / "tune") == [".validate_storage_marker", "state.json", "trial/params.json"]
     assert requests == [2, 1]
     assert len(pickle.dumps(experiment.storage)) == before  # Tune saves it with each trial
+
+
+def test_tune_does_not_wait_until_checkpoints_are_deleted(s3):
+    kept = place("s3://mine/results/x")
+    folders = [kept / f"checkpoint_{number:06d}" for number in range(5)]
+    for folder in folders:
+        (folder / "training.pt").write(b"some")
+    manager = _CheckpointManager(tune.CheckpointConfig(num_to_keep=2))
+    with deleting_aside(kept):
+        s3.answers.clear()
+        for folder in folders:
+            manager.register_checkpoint(_TrainingResult(tune.Checkpoint(folder.path, folder.filesystem), {}))
+        s3.answers.set()
+    assert names(kept) == ["checkpoint_000003/training.pt", "checkpoint_000004/training.pt"]
 
 
 def test_a_search_is_brought_as_it_is_kept(s3):
@@ -247,6 +303,8 @@ def test_a_search_killed_on_one_machine_goes_on_on_another(s3, start):  # noqa: 
     wait_for(lambda: lines(kept.here) >= LINES // 3, process)
     process.kill()
     process.wait()
+    assert (kept / MARK).exists()
+    kept.filesystem.delete_file((kept / MARK).path)  # or it would be waited for
     shutil.rmtree(copies())
     kept.bring_search()
     before = ended(kept.here)
@@ -260,6 +318,54 @@ def test_a_search_killed_on_one_machine_goes_on_on_another(s3, start):  # noqa: 
         content = (kept / name).read()
         assert SECRET.encode() not in content
         assert SECRET.encode().hex().encode() not in content  # as Tune writes what is not JSON
+
+
+@pytest.fixture
+def silent(s3):
+    """Has the service accept what it is asked and not answer, for so many seconds, or until the test ends."""
+    timers = []
+
+    def call(seconds=None):
+        s3.answers.clear()
+        if seconds:
+            timers.append(threading.Timer(seconds, s3.answers.set))
+            timers[-1].start()
+
+    yield call
+    for timer in timers:
+        timer.cancel()
+        timer.join()
+
+
+@pytest.mark.slow
+@pytest.mark.all
+def test_a_service_that_does_not_answer_for_a_minute_is_waited_for(s3, silent, start):  # noqa: F811
+    kept = place("s3://mine/results") / "x"
+    process = start("s3://mine/results")
+    wait_for(lambda: lines(kept.here) >= LINES // 3, process)
+    silent(60.0)
+    assert process.wait(LIMIT_S) == 0
+    check_whole(kept.here)
+    assert (kept / "trials.csv").read() == (kept.here / "trials.csv").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.all
+def test_a_service_that_never_answers_again_ends_the_search_with_what_to_do(s3, silent, start, tmp_path):  # noqa: F811
+    kept = place("s3://mine/results") / "x"
+    process = start("s3://mine/results")
+    wait_for(lambda: lines(kept.here) >= LINES // 3, process)
+    silent()
+    assert process.wait(2 * LIMIT_S) == 2  # 4 minutes for the request that is given up
+    told = (tmp_path / "output.txt").read_text()
+    assert "Interrupted; everything so far is kept. Go on with:" in told
+    assert "--name x --results s3://mine/results --resume" in told
+    assert told.splitlines()[-1].startswith("error: ")
+    before = ended(kept.here)
+    s3.answers.set()
+    assert start("s3://mine/results").wait(LIMIT_S) == 0
+    check_kept(before, kept.here)
+    check_whole(kept.here)
 
 
 @pytest.mark.slow

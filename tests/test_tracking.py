@@ -14,7 +14,7 @@ from rich.console import Console
 from data_prep.files import write_json
 from search import tracking, wandb_runs
 from search.config import WandbConfig, resolved
-from search.line_log import LOG, LineLog, reports_by_trial
+from search.line_log import LOG, LineLog, LogReader, reports_by_trial
 from search.presets import preset
 from search.tracking import Tracking, resolved_mode
 from search.wandb_runs import Driver, Runs, is_complete, make_runs, write_runs
@@ -95,7 +95,7 @@ def follow(folder, *lines, mode="offline"):
     """Make runs of a log to its end, in this process; what the user is told."""
     write_log(folder, *lines)
     ours, theirs = multiprocessing.Pipe()
-    with ours, theirs, (folder / LOG).open("rb") as log:
+    with ours, theirs, LogReader(folder / LOG) as log:
         ours.send(True)
         make_runs(log, folder, mode, Driver(theirs))
         return told(ours)

@@ -12,7 +12,7 @@ from search.answers import Report, answers
 from search.config import SearchConfig, parse, read_config
 from search.export.load import BEST, CONFIG, FORMAT, METRICS, REMEDY
 from search.finalists import SEED
-from search.line_log import LOG, whole_lines
+from search.line_log import LOG, lines_of
 from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE
 from search.trials import COLUMNS, TrialRow, best_row
 
@@ -175,14 +175,12 @@ def _row(told: dict[str, str]) -> TrialRow:
 def _log(file: Path) -> dict[str, Training]:
     """The trainings by the id of their trial; of an epoch that was trained twice, after a restore, the last."""
     found: dict[str, Training] = {}
-    if file.is_file():
-        with file.open("rb") as opened:
-            for place, line in enumerate(whole_lines(opened)):
-                training = found.setdefault(line["trial"], Training())
-                if "report" in line:
-                    training.by_epoch[line["report"]["epoch"]] = place, line["report"]
-                else:
-                    training.parameters = line["about"]["parameters"]
+    for place, line in enumerate(lines_of(file)):
+        training = found.setdefault(line["trial"], Training())
+        if "report" in line:
+            training.by_epoch[line["report"]["epoch"]] = place, line["report"]
+        else:
+            training.parameters = line["about"]["parameters"]
     return found
 
 

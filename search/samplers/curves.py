@@ -10,7 +10,7 @@ ones too.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm, qmc, rankdata
 
 from search.samplers.curve_model import coordinates, depth
-from search.samplers.gaussian_process import Array, GaussianProcess
+from search.samplers.gaussian_process import Array, GaussianProcess, Indices
 from search.schedulers import recent_score
 from search.space import Space
 
@@ -30,10 +30,18 @@ SPREAD_SHARE = 0.2
 # What a proposal is chosen from: points of the whole space, and points around the best known.
 CANDIDATES, CENTRES, NEIGHBOURS = 500, 5, 40
 NEIGHBOUR_STEPS = (0.05, 0.15)
-# The cost of a model grows with their cube.
+# The cost of a model grows with their cube. Those with the best scores say where to search, as many others where not.
 MAX_OBSERVATIONS = 200
 # The hyperparameters are fitted again each time that there are so much more observations.
 GROWTH = 1.25
+
+
+class _Curve(NamedTuple):
+    """What a trial tells: its parameters in shares of their ranges; how deep it was at its scores, and these."""
+
+    shares: Array
+    depths: list[float]
+    scores: list[float]
 
 
 class CurveSampler(BaseSampler):
@@ -59,6 +67,8 @@ class CurveSampler(BaseSampler):
         self._independent = RandomSampler(seed=seed)
         self._process = GaussianProcess(coordinates(space, np.zeros((1, len(space))), np.zeros(1)).shape[1])
         self._fitted = 0
+        # Of the trials that have ended, by number: they tell the same at every proposal.
+        self._ended: dict[int, _Curve] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All parameters are drawn together."""
@@ -99,48 +109,70 @@ class CurveSampler(BaseSampler):
 
     def _promising(self, known: list[FrozenTrial], running: list[FrozenTrial], rng: np.random.Generator) -> Array:
         """Candidates in shares, the greatest expected improvement at the last epoch first."""
-        self._learn(known, running, rng)
-        shares = np.array([self._shares(trial) for trial in known])
-        expected = self._process.predict(self._at(shares, 1.0))[0]
+        shares = self._learn(known, running, rng)
+        expected = self._process.predict(self._at(shares, np.ones(len(shares))))[0]
         candidates = _candidates(shares[np.argsort(expected)[:CENTRES]], rng)
-        mean, std = self._process.predict(self._at(candidates, 1.0))
+        mean, std = self._process.predict(self._at(candidates, np.ones(len(candidates))))
         return candidates[np.argsort(-_expected_improvement(expected.min() - mean, std))]
 
-    def _learn(self, known: list[FrozenTrial], running: list[FrozenTrial], rng: np.random.Generator) -> None:
-        """Fit to what is known, and take for known what running trials are expected to come to."""
-        x, y = self._observations(known)
-        if len(y) > MAX_OBSERVATIONS:
-            order = np.argsort(y, kind="stable")
-            half = MAX_OBSERVATIONS // 2
-            chosen = np.concatenate([order[:half], rng.permutation(order[half:])[:half]])
-            x, y = x[chosen], y[chosen]
-        y = y - y.mean()
+    def _learn(self, known: list[FrozenTrial], running: list[FrozenTrial], rng: np.random.Generator) -> Array:
+        """Fit to what is known, and take for known what running trials are expected to come to.
+
+        Returns:
+            The parameters that it was fitted to, in shares.
+        """
+        curves = [self._curve(trial) for trial in known]
+        of_curve = np.repeat(np.arange(len(curves)), [len(curve.scores) for curve in curves])
+        y = _deviates([score for curve in curves for score in curve.scores])
+        chosen = _most_telling(y, rng)
+        y, of_curve = y[chosen] - y[chosen].mean(), of_curve[chosen]
+        shares = np.array([curve.shares for curve in curves])
+        depths = np.array([depth for curve in curves for depth in curve.depths])
+        x = self._at(shares[of_curve], depths[chosen])
         if len(y) >= GROWTH * self._fitted:
             self._process.fit(x, y)
             self._fitted = len(y)
         else:
             self._process.condition(x, y)
         if running:
-            ahead = self._at(np.array([self._shares(trial) for trial in running]), 1.0)
+            ahead = self._at(np.array([self._shares(trial) for trial in running]), np.ones(len(running)))
             self._process.condition(np.vstack([x, ahead]), np.concatenate([y, self._process.predict(ahead)[0]]))
+        return shares[np.unique(of_curve)]
 
-    def _observations(self, known: list[FrozenTrial]) -> tuple[Array, Array]:
-        """Coordinates of each score at a rung or a trial's end, and its rank among all as a normal deviate."""
-        points, scores = [], []
-        for trial in known:
-            epochs = sorted(trial.intermediate_values)
-            for epoch in sorted(self._rungs.intersection(epochs) | {epochs[-1]}):
-                points.append(self._at(self._shares(trial)[None], depth(epoch, self._max_epochs))[0])
-                past = [trial.intermediate_values[step] for step in epochs if step <= epoch]
-                scores.append(recent_score(past) if _feasible(trial) else math.inf)
-        return np.array(points), norm.ppf((rankdata(scores) - 0.5) / len(scores))
+    def _curve(self, trial: FrozenTrial) -> _Curve:
+        """The scores of a trial at the rungs and at its end."""
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        epochs, scores = sorted(trial.intermediate_values), []
+        compared = sorted(self._rungs.intersection(epochs) | {epochs[-1]})
+        for epoch in compared:
+            past = [trial.intermediate_values[step] for step in epochs if step <= epoch]
+            scores.append(recent_score(past) if _feasible(trial) else math.inf)
+        curve = _Curve(self._shares(trial), [depth(epoch, self._max_epochs) for epoch in compared], scores)
+        if trial.state.is_finished():
+            self._ended[trial.number] = curve
+        return curve
 
     def _shares(self, trial: FrozenTrial) -> Array:
         return np.array([domain.share(trial.params[key]) for key, domain in self._space.items()])
 
-    def _at(self, shares_NP: Array, reached: float) -> Array:
-        """Coordinates of the model at so much of a full training."""
-        return coordinates(self._space, shares_NP, np.full(len(shares_NP), reached))
+    def _at(self, shares_NP: Array, depth_N: Array) -> Array:
+        """Coordinates of the model."""
+        return coordinates(self._space, shares_NP, depth_N)
+
+
+def _deviates(scores: list[float]) -> Array:
+    """The rank of each score among all as a normal deviate."""
+    deviates: Array = norm.ppf((rankdata(scores) - 0.5) / len(scores))
+    return deviates
+
+
+def _most_telling(y_N: Array, rng: np.random.Generator) -> Indices:
+    """Which observations to fit to: all of few; of many half of them the best, the others at random."""
+    if len(y_N) <= MAX_OBSERVATIONS:
+        return np.arange(len(y_N))
+    order, half = np.argsort(y_N, kind="stable"), MAX_OBSERVATIONS // 2
+    return np.concatenate([order[:half], rng.permutation(order[half:])[:half]])
 
 
 def _feasible(trial: FrozenTrial) -> bool:

@@ -17,6 +17,7 @@ LENGTH_BOUNDS, VARIANCE_BOUNDS, NOISE_BOUNDS = (-3.5, 3.0), (-4.0, 4.0), (-9.0, 
 FIT_STEPS = 15
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class GaussianProcess:
