@@ -57,6 +57,12 @@ def test_a_login_kept_in_netrc_is_an_account(tmp_path, host, mode):
     assert resolved_mode("auto") == mode
 
 
+@pytest.fixture(autouse=True)
+def busy_machine(monkeypatch):
+    """As long as a machine with much else to do takes to start the process that writes runs."""
+    monkeypatch.setattr(tracking, "PATIENCE_S", 300.0)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """The folder of a demo search that has just begun."""
