@@ -44,6 +44,7 @@ from trainables.config import with_values
 from trainables.fidelity import MIN_EVENTS, MIN_WINDOWS
 from trainables.graphs import check_graphs
 from trainables.precision import check_precision
+from trainables.score import VERSION
 from trainables.training import check_fit
 
 DEMO_SETTINGS = PrepareSettings(country="any", min_magnitude=0.0, fs_hz=50.0, window_s=20.48)
@@ -70,7 +71,7 @@ def _run(plan: Plan, turn: Turn, console: Console) -> bool:
             plan.kept.bring_search()
         _check_resumable(plan.folder, data)
     for earlier in plan.config.warm_start:
-        _check_same_data(Path(earlier), data)
+        _check_comparable(Path(earlier), data)
     start_ray(dashboard=plan.config.resources.workers_per_trial > 1)
     config = replace(plan.config, resources=fitting(plan.config, console))
     check_device(config)
@@ -120,18 +121,23 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _check_resumable(folder: Path, data: Path) -> None:
-    _check_same_data(folder, data)
+    _check_comparable(folder, data)
     if (folder / TRIALS_FILE).is_file() and not has_state(folder):
         raise ValueError(f"{folder / 'tune'} is missing, so there is nothing to go on from; start another search")
 
 
-def _check_same_data(folder: Path, data: Path) -> None:
-    """Refuse a search of other data: its scores are not comparable."""
+def _check_comparable(folder: Path, data: Path) -> None:
+    """Refuse a search of other data, or one scored by another formula: its scores are not comparable."""
     if not (folder / SEARCH_FILE).is_file():
         raise ValueError(f"warm_start: {folder / SEARCH_FILE} does not exist; expected the result of an earlier search")
     kept = json.loads((folder / SEARCH_FILE).read_text(encoding="utf-8"))
     if kept.get("dataset") != sha256(data / "manifest.json"):
         raise ValueError(f"{data} is not the dataset that search {folder.name} began on; start another search")
+    if (version := kept.get("score_version")) != VERSION:
+        raise ValueError(
+            f"search {folder.name} was scored by formula {version or 1}, expected {VERSION}: its scores are not "
+            "comparable; start another search"
+        )
 
 
 def _demo_data(plan: Plan, console: Console) -> Place:
@@ -191,7 +197,8 @@ def _create(folder: Path, config: SearchConfig, data: Place) -> None:
         begun = Path(aside, folder.name)
         begun.mkdir()
         digest = sha256(on_this_machine(data) / MANIFEST)
-        write_json(begun / SEARCH_FILE, resolved(config, {"data": str(data), "dataset": digest}))
+        about = {"data": str(data), "dataset": digest, "score_version": VERSION}
+        write_json(begun / SEARCH_FILE, resolved(config, about))
         try:
             begun.rename(folder)
         except OSError as error:

@@ -337,6 +337,17 @@ def test_a_search_that_is_running_cannot_be_resumed_beside_it(result):
         resume(folder)
 
 
+def test_a_search_scored_by_an_earlier_formula_is_not_resumed(result):
+    folder, _ = result
+    kept = (folder / "search.json").read_text()
+    content = json.loads(kept)
+    del content["score_version"]
+    (folder / "search.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="search small was scored by formula 1, expected 2"):
+        resume(folder)
+    (folder / "search.json").write_text(kept)
+
+
 def test_a_search_is_not_resumed_on_other_data(result, write_prepared, tmp_path):
     folder, _ = result
     kept = (folder / "search.json").read_text()

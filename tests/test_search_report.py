@@ -24,6 +24,7 @@ from search.pages.waves import LOOKS
 from search.report import main, write_report
 from search.trials import TrialRow, write_trials
 from trainables.fidelity import SCORED
+from trainables.score import VERSION
 
 EVIL = "A&B<script>alert(1)</script>\"'"
 SPACE = {
@@ -62,7 +63,8 @@ def write_result(folder, data, rows, **changes):
     """A search's folder as it is while trials run."""
     folder.mkdir(parents=True)
     config = SearchConfig(space=SPACE, baselines=[BY_HAND], num_samples=8, **changes)
-    config = json.loads(json.dumps(resolved(config, {"data": str(data), "dataset": sha256(data / "manifest.json")})))
+    about = {"data": str(data), "dataset": sha256(data / "manifest.json"), "score_version": VERSION}
+    config = json.loads(json.dumps(resolved(config, about)))
     config["config"]["training"]["max_epochs"] = EPOCHS
     config["config"]["scheduler"]["grace_epochs"] = 2
     (folder / "search.json").write_text(json.dumps(config))
@@ -304,9 +306,10 @@ def test_searches_side_by_side(folder, tmp_path, prepared, run_here):
     assert reader.tags.count("script") == 1
 
 
-def test_searches_on_different_data_are_told_apart(folder, tmp_path, run_here):
+@pytest.mark.parametrize("change", [{"dataset": "1" * 64}, {"score_version": 1}])
+def test_searches_whose_scores_cannot_be_compared_are_told_apart(folder, tmp_path, run_here, change):
     other = shutil.copytree(folder, tmp_path / "other")
-    content = json.loads((other / "search.json").read_text()) | {"dataset": "1" * 64}
+    content = json.loads((other / "search.json").read_text()) | change
     (other / "search.json").write_text(json.dumps(content))
     run_here(main, other, folder)
     assert "They ran on different datasets" in (tmp_path / "comparison.html").read_text(encoding="utf-8")

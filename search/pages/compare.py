@@ -40,8 +40,11 @@ def write_comparison(folders: Sequence[Path]) -> Path:
 
 def _scores(results: Sequence[Result]) -> str:
     doubt = ""
-    if len({result.fingerprint for result in results}) > 1:
-        doubt = '<p class="doubt">They ran on different datasets: their scores cannot be compared.</p>'
+    if len({(result.fingerprint, result.score_version) for result in results}) > 1:
+        doubt = (
+            '<p class="doubt">They ran on different datasets, or were scored by different formulas: '
+            "their scores cannot be compared.</p>"
+        )
     return section("scores", "Scores and cost", doubt, _figures(results), _ladder(results), _progress(results))
 
 

@@ -43,6 +43,7 @@ class Result:
     config: SearchConfig
     data: Path
     fingerprint: str
+    score_version: int
     rows: tuple[TrialRow, ...]
     log: dict[str, Training]
     finalists: tuple[dict[str, str], ...]
@@ -130,6 +131,7 @@ def read_result(folder: Path) -> Result:
             config=config,
             data=Path(about["data"]),
             fingerprint=about["dataset"],
+            score_version=about.get("score_version", 1),
             rows=tuple(_row(row) for row in _table(folder / TRIALS_FILE)),
             log=_log(folder / LOG),
             finalists=tuple(_table(folder / FINALISTS_FILE)),
