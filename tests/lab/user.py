@@ -23,6 +23,7 @@ VARIABLES = {
     "PATH": f"{PYTHON[0]}/bin:{Path(shutil.which('aws') or '/').parent}:$PATH",
 }
 ERROR = re.compile(r"^error: ", re.MULTILINE)
+DRAIN_S = 5.0
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 
 
@@ -105,14 +106,12 @@ class Session:
         """Until it has ended; its status."""
         try:
             self._process.wait(limit_s)
-            self._thread.join()
         finally:
             self.close()
         return self.status
 
     def close(self):
-        """End it."""
+        """End it; what it has started on the machine may go on, and print, until the machine ends."""
         self._process.kill()
         self._process.wait()
-        self._thread.join()
-        os.close(self._terminal)
+        self._thread.join(DRAIN_S)
