@@ -1,6 +1,7 @@
-"""In what precision convolutions are computed; weights, norms, transforms, sums and losses stay in float32.
+"""In what precision convolutions are computed; weights, norms, transforms, sums and losses are kept in float32.
 
-`tf32` lets a GPU round what it multiplies to 10 bits; `bf16` also hands all convolutions but the spectral ones signals
+`tf32` lets a GPU round to 10 bits what it multiplies in products of matrices, those of transforms and of norms' sums
+among them; `bf16` also hands all convolutions but the spectral ones signals
 and weights of 8 bits. They are cast here, where autograd sees it: cast inside a function of our own, as torch's
 `custom_fwd` does, they would be new tensors to it, and second derivatives would be lost without a word.
 """
