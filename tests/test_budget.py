@@ -125,7 +125,7 @@ def test_the_budget_that_ended_a_search_has_a_name(values, reason):
     assert ended_by(limited(**values), [trial(1, Trial.TERMINATED, score=5.0, best=3.0, epoch=2), trial(2)]) == reason
 
 
-@pytest.mark.slow
+@pytest.mark.all
 def test_at_its_target_score_a_search_ends_well(cluster, prepared, tmp_path):
     arguments = ["--num-samples", "50", "--max-epochs", "1000", "--name", "x", "--set", "target_score=1e9"]
     arguments += ["--set", "finalists.count=0"]

@@ -295,7 +295,7 @@ def test_names_are_taken_in_the_bucket(s3, tmp_path):
         plan.make(parse_arguments(["--results", results, "--name", "other", "--resume"]), {})
 
 
-@pytest.mark.slow
+@pytest.mark.all
 def test_a_search_killed_on_one_machine_goes_on_on_another(s3, start):  # noqa: F811
     kept = place("s3://mine/results") / "x"
     s3.refuses = lambda number: number % 10 == 0
