@@ -13,7 +13,7 @@ from ray.tune.stopper import TimeoutStopper
 
 from search.config import SearchConfig
 from search.optuna_search import PastTrial
-from search.trials import OUT_OF_TIME, best_row, trial_rows
+from search.trials import OUT_OF_TIME, TrialRow, best_row, trial_rows
 
 OUT_OF_MONEY, GOOD_ENOUGH = "budget: cost is used up", "budget: target score reached"
 # No more than this share of the time is kept for the finalists.
@@ -88,3 +88,15 @@ def ended_by(config: SearchConfig, trials: Sequence[Trial]) -> str:
     if best and best.score <= config.target_score:
         return GOOD_ENOUGH
     return OUT_OF_MONEY if _paid_hours(config) < (config.max_hours or math.inf) else OUT_OF_TIME
+
+
+def left_s(rows: Sequence[TrialRow], config: SearchConfig, at_once: int, taken_s: float) -> float:
+    """What is left of the time, and at least what the search has kept for its finalists; 0 without a limit.
+
+    The time of a resumed search, of which this process has taken `taken_s`, is that of its trials too.
+    """
+    limit_s = 3600 * limit_hours(config)
+    if math.isinf(limit_s):
+        return 0.0
+    kept_s = seconds_needed([(row.score, row.epoch_seconds) for row in rows], config, at_once)
+    return max(kept_s, limit_s - max(taken_s, sum(row.seconds for row in rows) / at_once))

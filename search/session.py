@@ -24,7 +24,7 @@ from data_prep.files import sha256, write_json
 from data_prep.prepare import prepare
 from data_prep.record import PrepareSettings
 from search.answers import answers, histories, what_matters
-from search.budget import ended_by, limit_hours, seconds_needed
+from search.budget import ended_by, left_s, limit_hours
 from search.cluster import check_seen, check_shared, expected_at_once, fitting, start_ray, trials_at_once
 from search.config import SearchConfig, resolved
 from search.ending import finish, say_how_to_resume
@@ -34,7 +34,7 @@ from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE, 
 from search.progress import Progress
 from search.storage import LATEST_RUN, MANIFEST, Changes, Place, dataset_at, on_this_machine
 from search.tracking import Tracking
-from search.trials import TrialRow, trial_rows, write_trials
+from search.trials import trial_rows, write_trials
 from search.tune_state import Sent, has_state
 from search.tuner import run_finalists, run_search
 from search.turn import Turn
@@ -269,7 +269,7 @@ def _finalists(
         f"{len(finalists.seeds)} other seeds each.",
         highlight=False,
     )
-    limit_s = _limit_s(rows, config, start_s)
+    limit_s = left_s(rows, config, expected_at_once(config), time.monotonic() - start_s)
     progress = Progress(console, file, len(points), config.training.max_epochs, finalists.rows, finalists.write)
 
     def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
@@ -287,16 +287,3 @@ def _finalists(
         console.print("[yellow]No finalist came to its end in time:[/] the best trial of the search is taken.")
         return trials, None
     return finalists.trained_as(verdict.winner, [*trials, *analysis.trials]), verdict
-
-
-def _limit_s(rows: Sequence[TrialRow], config: SearchConfig, start_s: float) -> float:
-    """What is left of the time, and at least what the search has kept for its finalists; 0 without a limit.
-
-    The time of a resumed search is that of its trials too.
-    """
-    at_once, limit_s = expected_at_once(config), 3600 * limit_hours(config)
-    if math.isinf(limit_s):
-        return 0.0
-    kept_s = seconds_needed([(row.score, row.epoch_seconds) for row in rows], config, at_once)
-    taken_s = max(time.monotonic() - start_s, sum(row.seconds for row in rows) / at_once)
-    return max(kept_s, limit_s - taken_s)
