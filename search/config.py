@@ -53,8 +53,9 @@ class SchedulerConfig:
 class StoppingConfig:
     """When a trial is stopped by its own history, whatever others do.
 
-    `drift_bound` is in units of the spread of real windows' means; an untrained generator is some 40 off, which is no
-    drift. `diversity_bound` is a share of the real windows' own. Both patiences count reports, of those within
+    `drift_bound` is in units of the spread of real windows' means. An untrained generator is some 40 off, a gated one
+    70, which is no drift: the bound is raised to 1.25 times what a trial's own generator was off before training.
+    `diversity_bound` is a share of the real windows' own. Both patiences count reports, of those within
     `interval_generator_steps` only one; `stall_patience` 0 lets trials stall. The grace asks for epochs and generator
     steps both.
 

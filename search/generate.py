@@ -3,8 +3,8 @@
 python search/generate.py results/demo-1 --count 16 --out x.npy
 
 Beside the file comes a table of the same name, x.csv, with a row a waveform. What a waveform is follows from the seed
-and its number alone, on any CPU: random numbers are drawn in the order of the waveforms, a thread computes each
-by itself, in double precision, and the result is rounded so that no order of additions shows.
+and its number alone, however many come with it and on however many threads: random numbers are drawn in the order of
+the waveforms, and a thread computes each by itself. Another kind of CPU adds in another order: a millionth of the peak.
 """
 
 import math
@@ -45,10 +45,8 @@ from trainables.networks import AnyGenerator
 
 # Waveforms written together.
 BATCH = 64
-# Each takes 35 MB for windows of 8000 samples.
+# Each takes some 20 MB for windows of 8000 samples.
 MOST_THREADS = 16
-# Steps to a normalised waveform's standard deviation: finer than a digitiser's, coarser than any rounding error.
-STEPS = 2**16
 FORMATS = {".npy": write_array, ".h5": write_asdf, ".mseed": write_miniseed}
 # A flatfile's names for what a generator may be told of an earthquake.
 FLATFILE = {"magnitude": "Mw", "distance_km": "epi_dist_km", "depth_km": "EVENT_DEPTH_KM"}
@@ -126,12 +124,12 @@ def generated(
     record.
     """
     latents, places = np.random.default_rng(layout.seed).spawn(2)
-    fix(generator.double())
+    fix(generator)
     waveforms = partial(_waveforms, generator)
     for start in range(0, layout.count, BATCH):
         size = min(BATCH, layout.count - start)
         record = records[torch.from_numpy(places.integers(len(records.number), size=size))]
-        latent = torch.from_numpy(latents.standard_normal((size, generator.latent_dim)))
+        latent = torch.from_numpy(latents.standard_normal((size, generator.latent_dim), np.float32))
         wave = torch.cat(list(threads.map(waveforms, latent.split(1), record.label.split(1))))
         if layout.units == CM_S2:
             wave *= record.scale[:, :, None]
@@ -141,8 +139,8 @@ def generated(
 
 @torch.inference_mode()
 def _waveforms(generator: AnyGenerator, latent_BZ: Tensor, label_BL: Tensor) -> Tensor:
-    """Normalised waveforms (B, C, T) in float32."""
-    return z_score(generator(latent_BZ, label_BL.double())).mul(STEPS).round().div(STEPS).float()
+    """Normalised waveforms (B, C, T)."""
+    return z_score(generator(latent_BZ, label_BL))
 
 
 def _row(index: int, record: Records, layout: Layout, conditions: Mapping[str, Condition]) -> Row:

@@ -17,8 +17,9 @@ from search.config import StoppingConfig
 
 DRIFT = "drift/"
 DIVERSITY = "gate/diversity"
-# A gap has closed, whatever it does of late, while it is below this share of the largest one before.
-CLOSED = 0.8
+UNTRAINED = "untrained/"
+# Of two gaps, one is well below another if it is less than this share of it.
+WELL_BELOW = 0.8
 
 History = Sequence[Mapping[str, Any]]
 
@@ -51,11 +52,15 @@ def over_limit(history: History, config: StoppingConfig) -> str | None:
 
 
 def drifting(history: History, config: StoppingConfig) -> str | None:
-    """A moment stays further from the real one than the bound, and comes no closer; a gap that closes is learning."""
+    """A moment stays further from the real one than the bound, and comes no closer; a gap that closes is learning.
+
+    The bound is never below what the trial's own generator was off before training, and some more: one that is no
+    further than where it began has not drifted.
+    """
     for moment, gaps in _gaps(history, config).items():
-        recent = _last(gaps, config.patience)
-        if _stuck_above(config.drift_bound, recent) and not _has_closed(gaps, recent):
-            gap = f"{moment} off by {recent[-1].value:.1f} (bound {config.drift_bound:g})"
+        recent, bound = _last(gaps, config.patience), _bound(history, moment, config)
+        if _stuck_above(bound, recent) and not _has_closed(gaps, recent):
+            gap = f"{moment} off by {recent[-1].value:.1f} (bound {bound:.3g})"
             return f"drifting: {gap}, not closing over {_span(recent)}"
     return None
 
@@ -110,6 +115,12 @@ def _gaps(history: History, config: StoppingConfig) -> dict[str, list[Reading]]:
     return {key.removeprefix(DRIFT): readings(history, key, config, abs) for key in keys}
 
 
+def _bound(history: History, moment: str, config: StoppingConfig) -> float:
+    """What a gap of this moment has to exceed to be a drift."""
+    untrained = abs(history[0].get(UNTRAINED + moment, 0.0))
+    return max(config.drift_bound, untrained / WELL_BELOW) if math.isfinite(untrained) else config.drift_bound
+
+
 def _last(points: list[Reading], count: int) -> list[Reading]:
     """The last so many readings; none if there are fewer."""
     return points[-count:] if 0 < count <= len(points) else []
@@ -122,7 +133,7 @@ def _stuck_above(bound: float, recent: list[Reading]) -> bool:
 def _has_closed(gaps: list[Reading], recent: list[Reading]) -> bool:
     """Whether the recent gaps are well below an earlier one: slow learning may pause for longer than any patience."""
     before = [gap.value for gap in gaps[: -len(recent)]]
-    return median(gap.value for gap in recent) < CLOSED * max(before, default=0.0)
+    return median(gap.value for gap in recent) < WELL_BELOW * max(before, default=0.0)
 
 
 def _closing(bound: float, recent: list[Reading]) -> bool:

@@ -82,6 +82,25 @@ def test_decisions_on_drift(gaps, stops):
 
 
 @pytest.mark.parametrize(
+    ("untrained", "gaps", "stops"),
+    [
+        (16, [20, 20, 20, 20], False),  # 1.25 times what it was off untrained, and no more
+        (-16, [20, 20, 20, 20], False),
+        (16, [20, 20.1, 20.1, 20.1], True),
+        (16, [20, 30, 40, 50], True),  # worse than untrained
+        (3, [9, 9, 9, 9], True),  # nearer than that only the bound counts
+        (NAN, [9, 9, 9, 9], True),  # nor where it is not known
+        (INF, [9, 9, 9, 9], True),
+    ],
+)
+def test_what_is_no_further_off_than_before_training_has_not_drifted(untrained, gaps, stops):
+    reports = history(gaps)
+    reports[0]["untrained/minimum"] = untrained
+    reports[0]["untrained/mean"] = 1000  # another moment's is not this one's
+    assert decision(reports) == ("drifting" if stops else None)
+
+
+@pytest.mark.parametrize(
     ("diversities", "stops"),
     [
         ([0.9, 0.1, 0.1, 0.1], True),
@@ -173,6 +192,12 @@ def test_what_a_trial_costs_has_limits(reports, reason):
 def test_every_moment_is_watched_and_named(name):
     reason = stop_reason(history([7] * 5, f"drift/{name}"), CONFIG)
     assert reason == f"drifting: {name} off by 7.0 (bound 5), not closing over 20 generator steps"
+
+
+def test_the_reason_names_the_bound_that_was_raised():
+    reports = history([40] * 5)
+    reports[0]["untrained/minimum"] = 16
+    assert "minimum off by 40.0 (bound 20)" in stop_reason(reports, CONFIG)
 
 
 def test_reasons_begin_with_the_rule_and_give_its_numbers():

@@ -273,6 +273,16 @@ def test_judging_does_not_disturb_the_training(prepared, trial_config):
     assert judge.score(gan.averaged) == first
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_first_report_tells_how_far_off_the_untrained_generator_was(prepared, trial_config, architecture):
+    values = {"model.architecture": architecture, "training.generator_lr": 1e-12, "training.max_epochs": 2}
+    (first, second), _ = run(with_values(trial_config, values), prepared)
+    untrained = {key.partition("/")[2]: value for key, value in first.items() if key.startswith("untrained/")}
+    assert untrained.keys() == {key.partition("/")[2] for key in first if key.startswith("drift/")} != set()
+    assert untrained == pytest.approx({name: first[f"drift/{name}"] for name in untrained}, rel=1e-3)
+    assert not any(key.startswith("untrained/") for key in second)
+
+
 def test_generating_in_pieces_changes_nothing(prepared, trial_config):
     dataset = PreparedDataset.open(prepared)
     gan = Gan(trial_config, dataset.samples, dataset.fs_hz, torch.device("cpu"))

@@ -101,7 +101,7 @@ class Fidelity:
             "score": score(misfits, gates, self.resolvable),
             **{f"fidelity/{name}": value for name, value in parts.items()},
             **{f"gate/{name}": value for name, value in gates.items()},
-            **{f"drift/{name}": value for name, value in self._drifts(wave_NCT).items()},
+            **{f"drift/{name}": value for name, value in self.drifts(wave_NCT).items()},
             **{f"thesis/{name}": value for name, value in self._thesis_table(wave_NCT).items()},
         }
 
@@ -145,7 +145,8 @@ class Fidelity:
         excess = (_features(self._slow, wave_NCT).mean(0) - self._slow_mean) / self._slow_std.clamp_min(metrics.EPS)
         return max(0.0, float(excess.view(-1, wave_NCT.shape[1]).mean(1).max()))
 
-    def _drifts(self, wave_NCT: Tensor) -> dict[str, float]:
+    def drifts(self, wave_NCT: Tensor) -> dict[str, float]:
+        """How far the mean of each moment is from the real one, in units of that mean's spread."""
         now = {name: float(value.mean()) for name, value in metrics.moments(wave_NCT).items()}
         return {name: (now[name] - mean) / unit for name, (mean, unit) in self._reference.drift.items()}
 

@@ -2,9 +2,10 @@
 
 Overlap-save, as in `spectral.py`, with two differences. Half of the transform's multiplications are saved by the first
 step of a fast one: even frequencies see the sum of a block's halves alone, odd ones their difference (decimation in
-frequency; Oppenheim & Schafer, ch. 9). And all blocks are transformed by one product of matrices, as several products
-at a time are slow in double precision on a CPU. To a single channel a convolution is cheaper as it stands, as a
-product with a matrix that holds the filter many times. All operations are among those that ONNX knows.
+frequency; Oppenheim & Schafer, ch. 9). And the blocks of all groups are transformed by one product of matrices, which
+on a CPU is faster than several at a time, above all in double precision. To a single channel a convolution is cheaper
+as it stands, as a product with a matrix that holds the filter many times. All operations are among those that ONNX
+knows.
 
 Shapes: G group, B batch, T sample, C channel, O output channel, K tap, N coefficient of a block, F pair of them.
 """
@@ -56,26 +57,22 @@ class _Blocks(nn.Module):
 
     def forward(self, x_GBTC: Tensor) -> Tensor:
         """Convolve (G, B, T, C) to (G, B, T, O)."""
-        groups = zip(x_GBTC, self.mixing, self.bias, strict=True)
-        return torch.stack([self._convolved(*group) for group in groups])
-
-    def _convolved(self, x_BTC: Tensor, mixing: Tensor, bias: Tensor) -> Tensor:
-        (batch, steps, channels), outputs = x_BTC.shape, len(bias)
-        blocks = _windows(x_BTC, self.taps, 2 * self.half_block, self.step).permute(3, 0, 1, 2)
-        low, high = blocks.reshape(2 * self.half_block, -1).split(self.half_block)
+        (groups, batch, samples, channels), outputs = x_GBTC.shape, self.bias.shape[1]
+        block, half = 2 * self.half_block, self.half_block
+        blocks = _windows(x_GBTC, self.taps, block, self.step).permute(4, 0, 1, 2, 3)
+        low, high = blocks.reshape(block, -1).split(half)
         spectrum = torch.cat([self.analysis[0] @ (low + high), self.analysis[1] @ (low - high)])
-        pairs = spectrum.view(self.half_block, 2, -1, channels).transpose(1, 2).flatten(2)
-        mixed = torch.bmm(pairs, mixing).unflatten(2, (2, outputs)).transpose(1, 2)
-        y = self.synthesis @ mixed.reshape(2 * self.half_block, -1)
-        y = y.view(self.step, batch, -1, outputs).permute(1, 2, 0, 3).flatten(1, 2)
-        return y[:, :steps] + bias
+        pairs = spectrum.view(half, 2, groups, -1, channels).permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 1)
+        mixed = torch.bmm(pairs, self.mixing).view(half, groups, -1, 2, outputs).permute(0, 3, 1, 2, 4)
+        y = (self.synthesis @ mixed.reshape(block, -1)).view(self.step, groups, batch, -1, outputs)
+        return y.permute(1, 2, 3, 0, 4).flatten(2, 3)[:, :, :samples] + self.bias[:, None, None]
 
 
-def _windows(x_BTC: Tensor, taps: int, length: int, step: int) -> Tensor:
-    """Overlapping windows of the signals, zeros around these: a view, (B, windows, C, length)."""
-    left, count = (taps - 1) // 2, -(-x_BTC.shape[1] // step)
-    right = count * step + taps - 1 - left - x_BTC.shape[1]
-    return F.pad(x_BTC, (0, 0, left, right)).unfold(1, length, step)
+def _windows(x_GBTC: Tensor, taps: int, length: int, step: int) -> Tensor:
+    """Overlapping windows of the signals, zeros around these: a view, (G, B, windows, C, length)."""
+    left, count = (taps - 1) // 2, -(-x_GBTC.shape[2] // step)
+    right = count * step + taps - 1 - left - x_GBTC.shape[2]
+    return F.pad(x_GBTC, (0, 0, left, right)).unfold(2, length, step)
 
 
 def _transform(half: int) -> tuple[Tensor, Tensor]:
@@ -96,13 +93,13 @@ def _transform(half: int) -> tuple[Tensor, Tensor]:
 
 
 def _mixing(weight_GOCK: Tensor, transform: Tensor) -> Tensor:
-    """What multiplies the pairs of all channels at each frequency, (G, F, 2 C, 2 O): the filters' conjugate spectra."""
+    """What multiplies the pairs of all channels at each frequency, (F G, 2 C, 2 O): the filters' conjugate spectra."""
     spectrum = weight_GOCK.double() @ transform[:, : weight_GOCK.shape[3]].T
     re, im = spectrum.unflatten(3, (-1, 2)).permute(4, 0, 3, 2, 1)  # each (G, F, C, O)
     mixing = torch.stack([torch.cat([re, -im], dim=3), torch.cat([im, re], dim=3)], dim=2)
     zero = torch.zeros_like(re[:, 0])
     mixing[:, 0] = torch.stack([torch.cat([re[:, 0], zero], dim=2), torch.cat([zero, im[:, 0]], dim=2)], dim=1)
-    return mixing.flatten(2, 3).to(weight_GOCK.dtype)
+    return mixing.flatten(2, 3).transpose(0, 1).flatten(0, 1).to(weight_GOCK.dtype)
 
 
 class _Gated(nn.Module):
@@ -136,10 +133,6 @@ class _Rows(nn.Module):
 
     def forward(self, x_GBTC: Tensor) -> Tensor:
         """Convolve (G, B, T, C) to (G, B, T, 1)."""
-        groups = zip(x_GBTC, self.filters, self.bias, strict=True)
-        return torch.stack([self._convolved(*group) for group in groups])
-
-    def _convolved(self, x_BTC: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
-        windows = _windows(x_BTC, self.taps, ROW + self.taps - 1, ROW)
-        y = windows.flatten(2) @ filters + bias
-        return y.flatten(1)[:, : x_BTC.shape[1], None]
+        windows = _windows(x_GBTC, self.taps, ROW + self.taps - 1, ROW)
+        y = windows.flatten(3).flatten(1, 2) @ self.filters + self.bias[:, None]
+        return y.unflatten(1, (x_GBTC.shape[1], -1)).flatten(2)[:, :, : x_GBTC.shape[2], None]

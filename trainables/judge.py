@@ -48,6 +48,10 @@ class Judge:
         """Score a generator as it is; lower is better."""
         return self.fidelity(self.generate(generator))
 
+    def drifts(self, generator: AnyGenerator) -> dict[str, float]:
+        """How far each moment of a generator's output is from the real one."""
+        return self.fidelity.drifts(self.generate(generator))
+
     def generate(self, generator: AnyGenerator) -> Tensor:
         """The signals (B, C, T) that a generator is judged by."""
         return generate(generator, self._latent, self._label)

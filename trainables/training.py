@@ -42,8 +42,9 @@ def train(
 
     The report's metrics hold the score and its parts, the losses' means over the epoch, the counters, `parameters` of
     both networks, `memory_gb` (the process's peak so far; on a GPU its peak there), the seconds this epoch took,
-    `last_epoch`, and `stop_reason`: empty, or why this report is the last before that. A training that diverges, or
-    runs out of memory, reports an infinite score.
+    `last_epoch`, and `stop_reason`: empty, or why this report is the last before that. The first also holds the drifts
+    of the generator before training, under `untrained/`. A training that diverges, or runs out of memory, reports an
+    infinite score.
 
     Raises:
         ValueError: if the configuration does not fit the data.
@@ -103,10 +104,11 @@ def _check_pretraining(training: TrainingConfig, noise: int) -> None:
 def _one_epoch(gan: Gan, windows: Windows, judge: Judge) -> dict[str, Any]:
     start = time.perf_counter()
     try:
+        untrained = _untrained(gan, judge) if gan.epoch == 0 else {}
         losses = train_epoch(gan, windows)
         judge.settle(gan.averaged)
         scores = workers.from_first(judge.score(gan.averaged) if workers.rank() == 0 else {})
-        metrics: dict[str, Any] = {"stop_reason": "", **losses, **scores}
+        metrics: dict[str, Any] = {"stop_reason": "", **losses, **scores, **untrained}
         if not math.isfinite(metrics["score"]):
             raise DivergedError("non-finite score")
     except DivergedError as error:
@@ -120,6 +122,12 @@ def _one_epoch(gan: Gan, windows: Windows, judge: Judge) -> dict[str, Any]:
     counters["last_epoch"] = gan.epoch >= gan.config.training.max_epochs
     spent = {"memory_gb": peak_gb(gan.device), "seconds": time.perf_counter() - start}
     return {**metrics, **counters, "parameters": gan.parameter_count, **spent}
+
+
+def _untrained(gan: Gan, judge: Judge) -> dict[str, float]:
+    judge.settle(gan.averaged)
+    drifts = workers.from_first(judge.drifts(gan.averaged) if workers.rank() == 0 else {})
+    return {f"untrained/{name}": value for name, value in drifts.items()}
 
 
 def train_epoch(gan: Gan, windows: Windows) -> dict[str, float]:

@@ -2,9 +2,8 @@
 
     python tests/bench/generate.py [--count 10000 --length 8000 --latent 800]
 
-Both have the same random weights: ours is what `search/generate.py` does, files included, in double precision; the
-plain one (`plain_wgan_gp.py`: direct convolutions, three pipelines one after another) computes batches in float32 and
-keeps nothing.
+Both have the same random weights: ours is what `search/generate.py` does, files included; the plain one
+(`plain_wgan_gp.py`: direct convolutions, three pipelines one after another) computes batches and keeps nothing.
 
 - `vs_reference`: its time over ours for the same number of waveforms, in turns, best of the rounds.
 - `max_error`: largest difference of the normalised waveforms of both.
