@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 # Read by Ray: no usage reports, no table of Tune's own, no loggers beside those named in `tuner.py`, no tracebacks of
-# trials that fail while the search itself ends by an error.
+# trials that fail, which the progress tells of in a line each.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 
 import ray
 import yaml

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from search.packing import why_waiting
-from search.trials import TrialRow, best_row, score_text, trial_rows, write_trials
+from search.trials import TrialRow, best_row, error_file, last_failure, score_text, trial_rows, write_trials
 
 MAX_ROWS = 20
 # No more often than so, and of the search's time no more than one part in so many.
@@ -63,16 +63,24 @@ class Progress(Callback):
     ) -> None:
         """Tune calls this at each report; what a trial warns of is shown at once."""
         if result.get("warning"):
-            warning = f"Trial {trial.trial_id}: {result['warning']}"
-            self._console.print(warning, style="yellow", markup=False, highlight=False)
+            self._warn(f"Trial {trial.trial_id}: {result['warning']}")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tune calls this when a trial has ended well."""
         self._news.add(trial.trial_id)
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune calls this when a trial has failed and is to go on from its last checkpoint."""
+        epoch = (trial.last_result or {}).get("epoch", 0)
+        self._warn(f"Trial {trial.trial_id}: {last_failure(trial)}; it goes on from epoch {epoch}.")
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Tune calls this when a trial has failed."""
+        """Tune calls this when a trial has failed for good."""
         self._news.add(trial.trial_id)
+        self._warn(f"Trial {trial.trial_id} has failed: {last_failure(trial)}. More in {error_file(trial)}.")
+
+    def _warn(self, text: str) -> None:
+        self._console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def show(self, trials: Sequence[Trial]) -> None:
         """Draw the trials as they are now, and write `trials.csv` if one more has ended."""

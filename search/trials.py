@@ -12,6 +12,8 @@ from ray.tune.experiment import Trial
 from data_prep.files import written_whole
 
 OUT_OF_TIME = "budget: time is up"
+# How Ray begins to say that it lost an actor.
+GONE = "The actor died"
 COLUMNS = ("trial_id", "state", "stop_reason", "epochs", "samples", "score", "seconds")
 
 
@@ -42,6 +44,21 @@ class TrialRow:
 def trial_rows(trials: Sequence[Trial], cut_off: str = OUT_OF_TIME) -> list[TrialRow]:
     """A row for each of Tune's trials, in the order of their creation; `cut_off` is why a search ended before them."""
     return [_row(trial, cut_off) for trial in sorted(trials, key=trial_number)]
+
+
+def last_failure(trial: Trial) -> str:
+    """Why a trial failed last, in a line: its process gone, or the error that it ended with."""
+    failures = Path(str(trial.error_file)).read_text(encoding="utf-8")
+    lines = failures.rpartition("Failure # ")[2].strip().splitlines()[1:]
+    if lines[0].startswith(GONE):
+        return "its process has died, or its machine is lost"
+    return lines[-1]
+
+
+def error_file(trial: Trial) -> str:
+    """Where all that is known of a trial's failures is kept."""
+    storage: Any = trial.storage
+    return f"{storage.trial_fs_path}/{Path(str(trial.error_file)).name}"
 
 
 def trial_number(trial: Trial) -> int:

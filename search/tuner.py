@@ -1,6 +1,7 @@
 """Joins space, searcher, trainable, scheduler and storage into one Ray Tune run."""
 
 import signal
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,15 @@ from search.samplers import make_sampler
 from search.schedulers import Asha, make_scheduler, rung_epochs
 from search.stoppers import stop_reason
 from search.storage import EXPERIMENT, JOURNAL, Place, on_this_machine, place
-from search.trials import trial_number
+from search.trials import last_failure, trial_number
 from search.tune_state import Proposals, TrialsKept, mend_state
 from trainables.batches import PreparedDataset
 from trainables.trainable import MAX_FAILURES, run_trial
 from trainables.training import OUT_OF_MEMORY
 from trainables.usage import GB
+
+# A search whose trials fail ends when so many have, of so many that ended last.
+MOST_FAILED, AMONG = 5, 10
 
 
 class _SharedBatches(OptunaSearch):
@@ -94,6 +98,34 @@ class _RunAlone(tune.Callback):
         taken, failures = request.required_resources, Path(str(trial.error_file)).read_text(encoding="utf-8")
         if 0 < taken.get("GPU", 0) < 1 and OUT_OF_MEMORY in failures:
             trial.update_resources(tune.PlacementGroupFactory([{**taken, "GPU": 1.0}]))
+
+
+class _TooManyFail(tune.Callback):
+    """Ends a search when most of the trials that end fail: a machine on which all do would soon have had all of them.
+
+    Raises:
+        OSError: then.
+    """
+
+    def __init__(self) -> None:
+        self._failed, self._why = deque[bool](maxlen=AMONG), ""
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune calls this when a trial has ended well."""
+        self._failed.append(False)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune calls this when a trial has failed for good."""
+        self._failed.append(True)
+        self._why = last_failure(trial)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tune calls this at the end of each of its steps, when the other callbacks have kept what is new."""
+        if sum(self._failed) >= MOST_FAILED:
+            raise OSError(
+                f"{MOST_FAILED} of the last {len(self._failed)} trials have failed, the last one so: {self._why}. "
+                "Mend, or end, the machine that it ran on, then go on with --resume"
+            )
 
 
 def _past(trial: Trial, logged: Sequence[Mapping[str, Any]]) -> PastTrial:
@@ -193,7 +225,10 @@ def _run(
             experiment,  # type: ignore[arg-type]  # as documented
             search_alg=Proposals(searcher, trials_at_once(config), experiment),
             scheduler=scheduler,
-            callbacks=[*restored, TrialsKept(kept.here), _RunAlone(), *callbacks, results, ForgetMetrics()],
+            callbacks=[
+                *(*restored, TrialsKept(kept.here), _RunAlone()),
+                *(*callbacks, results, ForgetMetrics(), _TooManyFail()),
+            ],
             resume_config=tune.ResumeConfig() if resume else None,
             reuse_actors=config.resources.workers_per_trial == 1,
             raise_on_failed_trial=False,

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,11 +13,13 @@ from optuna.trial import TrialState
 from ray import cloudpickle
 from ray.tune import ExperimentAnalysis
 
-from search import session, tuner
+from search import plan, session, tuner
+from search.run import parse_arguments
 from search.tune_state import mend_state
 from tests.made_up import report, send
-from tests.test_search import Interrupt, search, study, two_hours_pass, with_callback
+from tests.test_search import Interrupt, run, search, study, two_hours_pass, with_callback
 from tests.wandb_fakes import Offline
+from trainables.trainable import MAX_FAILURES
 
 pytestmark = pytest.mark.slow
 
@@ -133,12 +136,17 @@ def statuses(folder):
 
 
 @pytest.fixture(scope="module")
-def ended(cluster, prepared, tmp_path_factory):
-    """The folder of a search whose trials end in all ways of the table."""
+def search_of_all(cluster, prepared, tmp_path_factory):
+    """The folder of a search whose trials end in all ways of the table, and what it printed."""
     results = tmp_path_factory.mktemp("results")
-    folder, _, finished = planted_search(results, prepared, run_planted, "--num-samples", str(len(ENDINGS)))
+    folder, text, finished = planted_search(results, prepared, run_planted, "--num-samples", str(len(ENDINGS)))
     assert finished
-    return folder
+    return folder, text
+
+
+@pytest.fixture(scope="module")
+def ended(search_of_all):
+    return search_of_all[0]
 
 
 @pytest.mark.parametrize("number", range(len(ENDINGS)), ids=list(ENDINGS))
@@ -156,6 +164,43 @@ def test_each_ending_is_told_alike_everywhere(ended, number):
     assert run.steps == list(range(1, epochs + 1))
     assert (run.summary["state"], run.summary["stop_reason"]) == (shown_state, row["stop_reason"])
     assert run.exit_code == (shown_state == "failed")
+
+
+@pytest.mark.parametrize(
+    ("ending", "cause"),
+    [("exception", "RuntimeError: of its own"), ("worker lost", "its process has died, or its machine is lost")],
+)
+def test_what_fails_is_told_in_a_line_with_the_cause_and_where_to_read_more(search_of_all, ending, cause):
+    folder, text = search_of_all
+    trial_id = table_of(folder)["trial_id"][list(ENDINGS).index(ending)]
+    lines = [line for line in text.splitlines() if line.startswith(f"Trial {trial_id}")]
+    assert lines[:-1] == [f"Trial {trial_id}: {cause}; it goes on from epoch 1."] * MAX_FAILURES
+    said, _, file = lines[-1].removesuffix(".").partition(". More in ")
+    assert said == f"Trial {trial_id} has failed: {cause}"
+    assert Path(file).read_text().count("Failure # ") == MAX_FAILURES + 1
+    assert "Traceback" not in text
+
+
+def run_and_fail(parameters, **_):
+    """In place of a training: what happens on a machine whose disk is full."""
+    send(report(1, LAST, 2.0))
+    raise OSError(28, "No space left on device")
+
+
+def test_a_search_whose_trials_all_fail_ends_with_the_reason_and_can_go_on(cluster, prepared, tmp_path):
+    why = r"5 of the last 5 trials have failed, .*: OSError: \[Errno 28\] No space left on device. .*--resume"
+    with pytest.raises(OSError, match=why):
+        planted_search(tmp_path, prepared, run_and_fail, "--num-samples", "7")
+    assert [trial.state for trial in told(tmp_path / "x").values()] == [FAIL] * 5
+    again = ["--results", str(tmp_path), "--name", "x", "--resume"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuner, "run_trial", run_planted)
+        patch.setattr(session, "check_fit", lambda config, dataset: None)
+        patch.setattr(session, "finish", lambda *_: None)
+        folder, _, finished = run(plan.make(parse_arguments(again), {}))
+    assert finished
+    assert table_of(folder)["trial_id"].is_unique
+    assert list(table_of(folder)["state"] == "failed") == [True] * 5 + [False] * 2
 
 
 def test_ctrl_c_leaves_a_trial_to_go_on_with(cluster, prepared, tmp_path, monkeypatch):

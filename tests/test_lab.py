@@ -108,6 +108,18 @@ def test_a_search_outlives_its_machines(lab):
     down(lab)
 
 
+def test_a_search_outlives_a_cut_cable_and_a_full_disk(lab):
+    up(lab)
+    lab.user.run(f"ray exec --tmux cluster.yaml '{SEARCH}'")
+    search = lab.user.start("ray attach --tmux cluster.yaml")
+    cut_the_cable(lab, search)
+    fill_the_disk(lab, search)
+    search.close()
+    print(*(line for line in search.text.splitlines() if "Trial" in line or "ended" in line), sep="\n")
+    print(search.text[-3000:])
+    down(lab)
+
+
 def up(lab):
     """The user's way to a cluster."""
     lab.user.run("test -f ~/.ray/auth_token || ray get-auth-token --generate")
@@ -144,8 +156,9 @@ def only_ssh_is_open(lab):
         listening = lab.cloud.machines[name].listening()
         assert {22, 8076} <= listening
         assert DASHBOARD not in listening
-        knock = f"timeout 5 bash -c 'exec 3<>/dev/tcp/{instance['PublicIpAddress']}/%d' 2>/dev/null && echo open: %d; "
-        reached = _shell(outsider, "".join(knock % (port, port) for port in sorted(listening)))
+        door = f"/dev/tcp/{instance['PublicIpAddress']}/%d"
+        knock = f"(timeout 5 bash -c 'exec 3<>{door}' 2>/dev/null && echo open: %d) & "
+        reached = _shell(outsider, "".join(knock % (port, port) for port in sorted(listening)) + "wait")
         assert re.findall(r"open: (\d+)", reached) == ["22"]
     head = lab.cloud.instances()[lab.one("head")]["PrivateIpAddress"]
     inside, variables = lab.cloud.machines[lab.one("g5")], f"PATH={machines.PYTHON[0]}/bin:$PATH HOME=/tmp"
@@ -166,6 +179,27 @@ def lose_a_worker(lab, search):
     lab.done(f"a worker is off, at epochs {sorted(before.values())}")
     lab.until(lambda: _at_work(search) and all(lab.epochs()[trial] > last + 1 for trial, last in before.items()), 400)
     lab.done("its trial goes on elsewhere")
+
+
+def cut_the_cable(lab, search):
+    """Cut the worker off that trains: its trial goes on on another."""
+    lab.until(lambda: _at_work(search) and any(lab.epochs().values()), 400)
+    before, unreachable = lab.epochs(), lab.one("g5")
+    lab.cloud.machines[unreachable].unplug()
+    lab.done(f"a worker is cut off, at epochs {sorted(before.values())}")
+    lab.until(lambda: _at_work(search) and unreachable not in lab.cloud.instances(), 600)
+    lab.done("it is given back")
+    lab.until(lambda: _at_work(search) and all(lab.epochs()[trial] > last + 1 for trial, last in before.items()), 400)
+    lab.done("its trial goes on elsewhere")
+
+
+def fill_the_disk(lab, search):
+    """Fill the disk of the worker that trains."""
+    worker = lab.cloud.machines[lab.one("g5")]
+    _shell(worker, "dd if=/dev/zero of=/tmp/full bs=1M")
+    lab.done(f"a worker's disk is full, at epochs {sorted(lab.epochs().values())}")
+    search.expect(r"All of it is in s3://|--resume", 600)
+    lab.done("the search has ended")
 
 
 def lose_the_head(lab, search):
