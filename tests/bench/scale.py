@@ -25,6 +25,7 @@ The last line is JSON.
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -50,6 +51,7 @@ from simulated_actors import SimulatedActors
 
 from search import cluster, session, tuner
 from search.config import SearchConfig
+from search.line_log import LOG, parts
 from search.optuna_search import OptunaSearch
 from search.presets import preset
 from search.progress import Progress
@@ -61,6 +63,7 @@ from search.tune_state import Sent, TrialsKept
 from search.turn import Turn
 from trainables.config import TrialConfig, with_values
 
+PART = re.compile(r"(\.\d+)?\.jsonl$")
 CALLED = ("on_trial_start", "on_trial_result", "on_trial_complete", "on_step_end")
 PHASES: dict[str, tuple[type, tuple[str, ...]]] = {
     "proposal": (OptunaSearch, ("suggest",)),
@@ -177,7 +180,7 @@ def measured(count: int, reports: int, at_once: int, scratch: Path, counts: Any)
     clock = search(config, make_demo_data(scratch), kept, scratch)
     found: dict[str, Any] = {
         **clock.figures(),
-        "reports_per_trial": (kept.here / "trials.jsonl").read_bytes().count(b'"report"') / count,
+        "reports_per_trial": sum(log.read_bytes().count(b'"report"') for log in parts(kept.here / LOG)) / count,
         "kb_per_trial": _short(np.polyfit(np.arange(len(clock.rss)), clock.rss, 1)[0] / 1024),
         "files_kb": {name: _short(size / 1024 / count) for name, size in sizes(kept.here).items()},
     }
@@ -237,7 +240,7 @@ def sizes(folder: Path) -> dict[str, int]:
     for file in (*folder.glob("*.*"), *folder.glob("tune/*.*")):
         if file.is_file():
             name = "experiment_state.json" if file.name.startswith("experiment_state") else file.name
-            found[name.partition(".jsonl")[0]] += file.stat().st_size
+            found[PART.sub("", name)] += file.stat().st_size
     return dict(found)
 
 
