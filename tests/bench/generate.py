@@ -86,8 +86,8 @@ def compare(folder: Path, plain: PlainGenerator, latent: int, rounds: int) -> di
         "reference": partial(plain_waveforms, plain, torch.randn(FEW, latent)),
     }
     seconds = take_turns(contestants, rounds, "cpu")
-    drawn = np.random.default_rng(0).spawn(2)[0].standard_normal((BATCH, latent))
-    wave = plain_waveforms(plain, torch.from_numpy(drawn).float())
+    drawn = np.random.default_rng(0).spawn(2)[0].standard_normal((BATCH, latent), np.float32)
+    wave = plain_waveforms(plain, torch.from_numpy(drawn))
     error = np.abs(np.load(folder / "few.npy")[:BATCH] - z_score(wave).numpy()).max()
     return {"vs_reference": seconds["reference"] / seconds["ours"], "max_error": error}
 
