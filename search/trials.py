@@ -49,10 +49,10 @@ def trial_rows(trials: Sequence[Trial], cut_off: str = OUT_OF_TIME) -> list[Tria
 def last_failure(trial: Trial) -> str:
     """Why a trial failed last, in a line: its process gone, or the error that it ended with."""
     failures = Path(str(trial.error_file)).read_text(encoding="utf-8")
-    lines = failures.rpartition("Failure # ")[2].strip().splitlines()[1:]
-    if lines[0].startswith(GONE):
-        return "its process has died, or its machine is lost"
-    return lines[-1]
+    _, *lines = failures.rpartition("Failure # ")[2].strip().splitlines()
+    if not lines:
+        return "no reason was given"
+    return "its process has died, or its machine is lost" if lines[0].startswith(GONE) else lines[-1]
 
 
 def error_file(trial: Trial) -> str:
