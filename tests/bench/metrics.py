@@ -120,7 +120,7 @@ def _print_table(judge: Fidelity, fake_NCT: Tensor, seconds: float, rounds: int)
     rows.append(("slow_motion", _best(lambda: judge._excess(shape), rounds), 0.0))
     rows.append(("among fakes", 0.0, _best(lambda: judge._among_fakes(features), rounds)))
     rows.append(
-        ("drifts, thesis", _best(lambda: (judge._drifts(fake_NCT), judge._thesis_table(fake_NCT)), rounds), 0.0)
+        ("drifts, thesis", _best(lambda: (judge.drifts(fake_NCT), judge._thesis_table(fake_NCT)), rounds), 0.0)
     )
     print(f"{'seconds':20s}{'features':>10s}{'distance':>10s}{'share':>8s}")
     for name, measuring, comparing in sorted(rows, key=lambda row: -row[1] - row[2]):
