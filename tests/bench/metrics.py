@@ -119,9 +119,7 @@ def _print_table(judge: Fidelity, fake_NCT: Tensor, seconds: float, rounds: int)
         rows.append((name, measuring, _best(lambda name=name: judge._over_floor(name, features[name]), rounds)))
     rows.append(("slow_motion", _best(lambda: judge._excess(shape), rounds), 0.0))
     rows.append(("among fakes", 0.0, _best(lambda: judge._among_fakes(features), rounds)))
-    rows.append(
-        ("drifts, thesis", _best(lambda: (judge.drifts(fake_NCT), judge._thesis_table(fake_NCT)), rounds), 0.0)
-    )
+    rows.append(("drifts, thesis", _best(lambda: (judge.drifts(fake_NCT), judge._thesis_table(fake_NCT)), rounds), 0.0))
     print(f"{'seconds':20s}{'features':>10s}{'distance':>10s}{'share':>8s}")
     for name, measuring, comparing in sorted(rows, key=lambda row: -row[1] - row[2]):
         print(f"{name:20s}{measuring:10.3f}{comparing:10.3f}{(measuring + comparing) / seconds:8.1%}")

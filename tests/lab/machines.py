@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 SSH = ("sshd", "ssh", "ssh-keygen", "rsync")
-PROGRAMS = (*SSH, "ip", "unshare", "nsenter", "setpriv", "useradd", "aws", "curl", "git")
+PROGRAMS = (*SSH, "ip", "unshare", "nsenter", "setpriv", "useradd", "aws", "curl", "git", "tmux")
 # What all machines have of this one's Python: the packages, then the interpreter.
 PYTHON = [sys.prefix, sys.base_prefix]
 # Outside of the cloud's own network; AWS answers at the second, the profile of each machine at the third.
@@ -39,7 +39,7 @@ def missing():
     if os.geteuid() != 0:
         return "only root can make machines of namespaces"
     if lacking := [name for name in PROGRAMS if shutil.which(name) is None]:
-        return f"no program {', '.join(lacking)} here: apt-get install openssh-server rsync iproute2 awscli curl"
+        return f"no program {', '.join(lacking)} here: apt-get install openssh-server rsync iproute2 awscli curl tmux"
     tried = subprocess.run(
         ["unshare", "--net", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
         capture_output=True,
