@@ -37,16 +37,17 @@ hostname "$NAME"
 echo "$NAME" > "$root/etc/hostname"
 printf '127.0.0.1 localhost\n%s %s\n' "$ADDRESS" "$NAME" > "$root/etc/hosts"
 : > "$root/etc/resolv.conf"
-rm -rf "$root/root/.ssh" "$root/root/.aws" "$root/root/.ray"
+rm -rf "$root$(getent passwd 0 | cut -d: -f6)"/{.ssh,.aws,.ray} # of whoever runs the lab
 # `*`, for sshd refuses accounts that are locked. The container's user has the same number, as in Ray's images; the
 # first is the one that ssh takes `~` from, there.
 sed -i '/^[^:]*:[^:]*:1000:/d' "$root/etc/passwd"
 for user in ray ubuntu; do
   chroot "$root" useradd --non-unique --uid 1000 --create-home --shell /bin/bash --password '*' "$user"
 done
-mkdir -m 700 "$root/home/ubuntu/.ssh"
-cp "$KEYS" "$root/home/ubuntu/.ssh/authorized_keys"
-chown -R 1000 "$root/home/ubuntu/.ssh"
+known=$root$(chroot "$root" getent passwd ubuntu | cut -d: -f6)/.ssh
+mkdir -m 700 "$known"
+cp "$KEYS" "$known/authorized_keys"
+chown -R 1000 "$known"
 
 # The container's image: the packages, but not the project, which the set-up commands install.
 for packages in "$root$1"/lib/python*/site-packages; do
