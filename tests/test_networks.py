@@ -92,6 +92,15 @@ def test_every_same_convolution_equals_torch_s_own(kernel, samples):
     assert_equal_with_gradients(spectral_convolution(x, weight, bias), expected, arguments)
 
 
+@pytest.mark.parametrize("kernel", [32, 33, 64, 65, 128])
+@pytest.mark.parametrize("samples", [32, 130, 401])
+def test_a_long_convolution_to_a_single_channel_is_torch_s_own(kernel, samples):
+    x, weight, bias = arguments = tensors((2, samples, 3), (1, 3, kernel), (1,))
+    padded = functional.pad(x, (0, 0, (kernel - 1) // 2, kernel // 2)).transpose(1, 2)
+    expected = functional.conv1d(padded, weight, bias).transpose(1, 2)
+    assert_equal_with_gradients(convolve_same(*arguments), expected, arguments)
+
+
 @pytest.mark.parametrize("kernel", [1, 2, 7, 16, 128])
 @pytest.mark.parametrize("samples", [130, 401])
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -62,16 +62,23 @@ def _by_rows(x_BTC: Tensor, weight_KC: Tensor, left: int, steps: int) -> Tensor:
     copied twice.
     """
     (taps, channels), batch = weight_KC.shape, len(x_BTC)
-    seen = 1 - (1 - taps) // ROW
     length = -(-(steps + taps - 1) // ROW) * ROW
-    filters = F.pad(weight_KC, (0, 0, ROW - 1, seen * ROW - taps)).unfold(0, ROW, 1).flip(2)
-    filters = filters.reshape(seen, ROW * channels, ROW)
-    inputs = spaced(x_BTC, left, length, (seen - 1) * ROW).view(-1, ROW * channels)
+    filters = row_filters(weight_KC).reshape(-1, ROW * channels, ROW)
+    inputs = spaced(x_BTC, left, length, (len(filters) - 1) * ROW).view(-1, ROW * channels)
     rows = batch * length // ROW
     y = inputs[:rows] @ filters[0]
-    for place in range(1, seen):
+    for place in range(1, len(filters)):
         y.addmm_(inputs[place : place + rows], filters[place])
     return y.view(batch, length, 1)[:, :steps]
+
+
+def row_filters(weight_KC: Tensor) -> Tensor:
+    """A filter once for each of the `ROW` results of a row, at what that one sees: (samples seen, C, ROW).
+
+    The samples are whole rows: the row's own and as many of the next ones as its last result sees any of.
+    """
+    samples = (1 - (1 - len(weight_KC)) // ROW) * ROW
+    return F.pad(weight_KC, (0, 0, ROW - 1, samples - len(weight_KC))).unfold(0, ROW, 1).flip(2)
 
 
 def _transposed(grad_BTO: Tensor, weight_OKC: Tensor, left: int, right: int) -> Tensor:

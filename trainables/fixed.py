@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainables.convolution import ROW, row_filters
 from trainables.gated import GatedConvolution
 from trainables.generator import LongConvolution
 
-# Samples of a block in taps, and output samples in a row of the matrix for a single channel: for the fewest operations.
-BLOCK_TAPS, ROW = 2, 32
+# Samples of a block in taps: for the fewest operations.
+BLOCK_TAPS = 2
 
 
 def fix(network: nn.Module) -> None:
@@ -71,7 +72,7 @@ class _Blocks(nn.Module):
 def _windows(x_GBTC: Tensor, taps: int, length: int, step: int) -> Tensor:
     """Overlapping windows of the signals, zeros around these: a view, (G, B, windows, C, length)."""
     left, count = (taps - 1) // 2, -(-x_GBTC.shape[2] // step)
-    right = count * step + taps - 1 - left - x_GBTC.shape[2]
+    right = (count - 1) * step + length - left - x_GBTC.shape[2]
     return F.pad(x_GBTC, (0, 0, left, right)).unfold(2, length, step)
 
 
@@ -123,16 +124,13 @@ class _Rows(nn.Module):
 
     def __init__(self, layer: LongConvolution):
         super().__init__()
-        weight_GCK = layer.weight.detach()[:, 0]
-        groups, channels, self.taps = weight_GCK.shape
-        filters = weight_GCK.new_zeros(groups, channels, ROW + self.taps - 1, ROW)
-        for place in range(ROW):
-            filters[:, :, place : place + self.taps, place] = weight_GCK
+        filters = torch.stack([row_filters(weight.T).transpose(0, 1) for weight in layer.weight.detach()[:, 0]])
+        self.taps, self.seen = layer.weight.shape[3], filters.shape[2]
         self.register_buffer("filters", filters.flatten(1, 2))
         self.register_buffer("bias", layer.bias.detach())
 
     def forward(self, x_GBTC: Tensor) -> Tensor:
         """Convolve (G, B, T, C) to (G, B, T, 1)."""
-        windows = _windows(x_GBTC, self.taps, ROW + self.taps - 1, ROW)
+        windows = _windows(x_GBTC, self.taps, self.seen, ROW)
         y = windows.flatten(3).flatten(1, 2) @ self.filters + self.bias[:, None]
         return y.unflatten(1, (x_GBTC.shape[1], -1)).flatten(2)[:, :, : x_GBTC.shape[2], None]
