@@ -99,12 +99,12 @@ FLAWS: dict[str, Callable[[Wave], Wave]] = {
 }
 
 
-def write_demo_archive(folder: Path, n_events: int = 120, stations_per_event: int = 5, seed: int = 0) -> DemoArchive:
+def write_demo_archive(folder: Path, n_events: int = 600, stations_per_event: int = 1, seed: int = 0) -> DemoArchive:
     """Write the demo archive to `folder`, whole or not at all; do nothing where it already is.
 
     There are n_events x stations_per_event sound records and one planted record for each of `FLAWS`, in
     `itaca_demo_01.h5` and so on, described by `flatfile.csv` and `demo.json`. The waveforms depend on the
-    arguments alone.
+    arguments alone. An earthquake for each record, as a tenth of them has to be like the others in magnitude.
     Raises ValueError for numbers that cannot be met, and if `folder` holds something else.
     """
     _check_numbers(n_events, stations_per_event)

@@ -10,7 +10,7 @@ from trainables.critic import Critic
 from trainables.fixed import fix
 from trainables.gated import GatedConvolution
 from trainables.generator import Generator, LongConvolution
-from trainables.layers import FrequencySplit, RectifiedNorm, leaky_relu
+from trainables.layers import FrequencySplit, RectifiedNorm, Repeat, leaky_relu
 from trainables.networks import make_critic, make_generator
 from trainables.spectral import spectral_convolution
 
@@ -90,6 +90,36 @@ def test_every_same_convolution_equals_torch_s_own(kernel, samples):
     direct = torch.stack([convolve_same(*group) for group in zip(*arguments, strict=True)])
     assert_equal_with_gradients(direct, expected, arguments)
     assert_equal_with_gradients(spectral_convolution(x, weight, bias), expected, arguments)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_a_spectral_convolution_without_gradients_is_the_same(channels):
+    arguments = tensors((2, 3, 401, 4), (2, channels, 4, 32), (2, channels))
+    expected = spectral_convolution(*arguments)
+    with torch.no_grad():
+        assert torch.equal(spectral_convolution(arguments[0].clone(), *arguments[1:]), expected)
+
+
+@pytest.mark.parametrize("repeat", [None, Repeat(200, 333)])
+def test_a_norm_without_gradients_is_the_same(repeat):
+    (x,) = tensors((2, 3, 200, 4))
+    norms = [RectifiedNorm(2, 4).double() for _ in range(2)]
+    expected = norms[0](x.detach().clone(), repeat)
+    with torch.no_grad():
+        assert torch.equal(norms[1](x.detach().clone(), repeat), expected)
+    for name, value in norms[0].state_dict().items():
+        assert torch.equal(norms[1].state_dict()[name], value)
+
+
+def test_a_norm_s_gradients_keep_their_digits_where_they_cancel():
+    (grad,) = tensors((1, 2, 8000, 32))
+    grad = grad.detach() - grad.detach().mean((1, 2), keepdim=True) + 1e-4
+    precise, single = RectifiedNorm(1, 32).double(), RectifiedNorm(1, 32)
+    for norm in (precise, single):
+        norm(torch.ones_like(norm.weight) * torch.arange(8000)[:, None].expand(1, 2, -1, 1)).backward(
+            grad.to(norm.weight)
+        )
+    torch.testing.assert_close(single.bias.grad.double(), precise.bias.grad, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("kernel", [32, 33, 64, 65, 128])

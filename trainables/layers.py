@@ -114,7 +114,8 @@ class RectifiedNorm(nn.Module):
             return _scaled(rectified, scale, shift)
         counts, times = (None, x_GBTC.shape[2]) if repeat is None else (repeat.counts, repeat.samples)
         rows = workers.count() * x_GBTC.shape[1] * times
-        y_GBTC, mean, var = _normalise(rectified, self.weight, self.bias, counts, rows, self.EPS)
+        norm = _normalise if torch.is_grad_enabled() else _normalised
+        y_GBTC, mean, var = norm(rectified, self.weight, self.bias, counts, rows, self.EPS)
         self.batches += 1
         share = 1 / self.batches if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
@@ -122,21 +123,31 @@ class RectifiedNorm(nn.Module):
         return y_GBTC
 
 
-class _Normalise(torch.autograd.Function):
-    """Training-mode batch normalisation; keeps its input alone, as the rectifier before it does, and rarely passes it.
+def _normalised(x: Tensor, weight: Tensor, bias: Tensor, counts: Tensor | None, total: int, eps: float) -> Any:
+    """What `_Normalise` computes, in place: without gradients nothing has to be kept."""
+    mean, var, scale = _moments(x, weight, counts, total, eps)
+    return _scaled(x, scale, bias - mean * scale, out=x), mean, var
 
-    Sums over batch and time are taken a window at a time, as what is being summed then stays in the cache.
+
+def _moments(x: Tensor, weight: Tensor, counts: Tensor | None, total: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, variance and what normalises, each (G, C).
+
+    Sums over batch and time are taken window by window, as what is being summed then stays in the cache.
     """
+    mean = workers.total(_sums(x.unbind(1), counts)) / total
+    squares = ((window - mean[:, None]).square_() for window in x.unbind(1))
+    var = workers.total(_sums(squares, counts)) / total
+    return mean, var, weight * (var + eps).rsqrt()
+
+
+class _Normalise(torch.autograd.Function):
+    """Training-mode batch normalisation; keeps its input alone, as the rectifier before it does."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, counts: Tensor | None, total: int, eps: float
     ) -> Any:
-        rows = x.new_ones(x.shape[2]) if counts is None else counts.to(x.dtype)
-        mean = workers.total(_sums(rows, x.unbind(1))) / total
-        squares = ((window - mean[:, None]).square_() for window in x.unbind(1))
-        var = workers.total(_sums(rows, squares)) / total
-        scale = weight * (var + eps).rsqrt()
+        mean, var, scale = _moments(x, weight, counts, total, eps)
         ctx.save_for_backward(x, mean, var, scale, counts)
         ctx.total, ctx.eps = total, eps
         ctx.mark_non_differentiable(mean, var)
@@ -146,10 +157,10 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, mean, var, scale, counts = ctx.saved_tensors
-        grad, ones, spread = grads[0], x.new_ones(x.shape[2]), (var + ctx.eps).rsqrt()
+        grad, spread = grads[0], (var + ctx.eps).rsqrt()
         windows = zip(grad.unbind(1), x.unbind(1), strict=True)
-        grad_bias = _sums(ones, grad.unbind(1))
-        grad_weight = spread * _sums(ones, ((window - mean[:, None]).mul_(g) for g, window in windows))
+        grad_bias = _sums(grad.unbind(1))
+        grad_weight = spread * _sums((window - mean[:, None]).mul_(g) for g, window in windows)
         mean_bias, mean_weight = workers.total(torch.stack([grad_bias, grad_weight])) / ctx.total
         slope = -scale * spread * mean_weight
         grad_x = _scaled(x, slope, -scale * mean_bias - slope * mean)
@@ -158,16 +169,22 @@ class _Normalise(torch.autograd.Function):
         return grad_x.addcmul_(grad, scale[:, None, None]), grad_weight, grad_bias, None, None, None
 
 
-_normalise: Callable[..., Tensor] = _Normalise.apply
+_normalise: Callable[..., Any] = _Normalise.apply
 
 
-def _sums(rows_T: Tensor, windows_GTC: Iterable[Tensor]) -> Tensor:
-    """Weighted sums over time and windows, (G, C): products of matrices, several times as fast as a reduction."""
-    return torch.stack([rows_T @ window for window in windows_GTC]).sum(0)
+def _sums(windows_GTC: Iterable[Tensor], counts_T: Tensor | None = None) -> Tensor:
+    """Sums over time and windows, (G, C), of rows that count so many times.
+
+    Not a product with a row of ones: that adds sample by sample, and what is left of a gradient's many cancelling terms
+    would be twenty times as far off.
+    """
+    if counts_T is not None:
+        windows_GTC = (window * counts_T[:, None] for window in windows_GTC)
+    return torch.stack([window.sum(1) for window in windows_GTC]).sum(0)
 
 
-def _scaled(x_GBTC: Tensor, scale_GC: Tensor, shift_GC: Tensor) -> Tensor:
-    return torch.addcmul(shift_GC[:, None, None], x_GBTC, scale_GC[:, None, None])
+def _scaled(x_GBTC: Tensor, scale_GC: Tensor, shift_GC: Tensor, out: Tensor | None = None) -> Tensor:
+    return torch.addcmul(shift_GC[:, None, None], x_GBTC, scale_GC[:, None, None], out=out)
 
 
 class Repeat(nn.Module):

@@ -29,7 +29,7 @@ from trainables.gan import Gan
 from trainables.training import train
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "histories.json"
-EVENTS, WINDOW_S, GENERATOR_STEPS = 60, 10.24, 420
+EVENTS, STATIONS, WINDOW_S, GENERATOR_STEPS = 60, 5, 10.24, 420
 KEPT = ("epoch", "generator_steps", "score", DIVERSITY)
 MINIATURE = {
     "model.latent_dim": 100,
@@ -90,7 +90,7 @@ def _rounded(value: float | None) -> float | None:
 
 def small_dataset(folder: Path) -> PreparedDataset:
     """The demo's made-up records, fewer and shorter, prepared in a folder."""
-    archive = write_demo_archive(folder / "archive", n_events=EVENTS)
+    archive = write_demo_archive(folder / "archive", n_events=EVENTS, stations_per_event=STATIONS)
     settings = replace(DEMO_SETTINGS, window_s=WINDOW_S)
     prepare(archive.files, archive.flatfile, folder / "data", settings, progress=False)
     return PreparedDataset.open(folder / "data")
