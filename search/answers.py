@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, create_trial
 from ray.tune.analysis import ExperimentAnalysis
 from scipy.stats import spearmanr
 
+from search.objectives import COVERAGE, REPORTED, Both, front, of_trial
 from search.samplers import distribution
 from search.space import Space
 from search.trials import TrialRow
@@ -35,12 +36,13 @@ MIN_COMPLETE = 5
 
 
 class Report(NamedTuple):
-    """One report of a trial; `time_s` is the clock's, `seconds` what its epoch took."""
+    """One report of a trial; `time_s` is the clock's, `seconds` what its epoch took; `coverage` NaN where unknown."""
 
     epoch: int
     score: float
     seconds: float
     time_s: float
+    coverage: float = math.nan
 
 
 Histories = Mapping[str, Sequence[Report]]
@@ -53,12 +55,12 @@ def histories(analysis: ExperimentAnalysis) -> dict[str, list[Report]]:
         table = analysis.trial_dataframes.get(trial.trial_id)
         if table is not None and len(table):
             once = table.drop_duplicates("epoch", keep="last").sort_values("epoch")
-            columns = [once[name].tolist() for name in ("epoch", "score", "seconds", "timestamp")]
-            found[trial.trial_id] = [Report(*report) for report in zip(*columns, strict=True)]
+            names = ["epoch", "score", "seconds", "timestamp", *({REPORTED[COVERAGE]} & set(once.columns))]
+            found[trial.trial_id] = [Report(*told) for told in once[names].itertuples(index=False, name=None)]
     return found
 
 
-def answers(rows: Sequence[TrialRow], reports: Histories, space: Space) -> dict[str, Any]:
+def answers(rows: Sequence[TrialRow], reports: Histories, space: Space, second: str = "") -> dict[str, Any]:
     """All answers as plain JSON content; results/README.md says what each key means."""
     at = common_epoch(rows, reports)
     scores = comparable_scores(rows, reports, at)
@@ -68,7 +70,19 @@ def answers(rows: Sequence[TrialRow], reports: Histories, space: Space) -> dict[
         "history": {"by_trial": best_by_trial(rows), "by_seconds": best_by_seconds(reports)},
         "slices": slices(rows, scores, space),
         "rank_correlation": rank_correlation(rows, reports),
+        **({"front": front(worth(rows, reports, second), second)} if second else {}),
     }
+
+
+def worth(rows: Sequence[TrialRow], reports: Histories, second: str) -> dict[str, Both]:
+    """Score and second objective of each complete trial."""
+    found = {}
+    for row in rows:
+        if row.state == "complete" and row.trial_id in reports:
+            pairs = (Both(r.score, r.coverage if second == COVERAGE else r.seconds) for r in reports[row.trial_id])
+            if value := of_trial(pairs, second):
+                found[row.trial_id] = value
+    return found
 
 
 def common_epoch(rows: Sequence[TrialRow], reports: Histories) -> int:

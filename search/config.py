@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from search.objectives import check_second
 from search.space import Choices, Domain, domain_from_json, re_ranged
 from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig, flat, from_dict, with_values
 
@@ -157,6 +158,7 @@ class SearchConfig:
 
     It ends after `num_samples` trials, `max_hours`, what `max_cost` pays for, or the first trial whose score comes down
     to `target_score`, whatever comes first; 0 means no limit, of score none that is good enough.
+    A `second_objective` (`objectives.py`) is weighed against the score by the sampler; exported is the best score.
     `warm_start` names the result folders of earlier searches on the same data, whose trials the sampler learns from.
     """
 
@@ -167,6 +169,7 @@ class SearchConfig:
     baselines: list[Any] = field(default_factory=list)
     warm_start: list[str] = field(default_factory=list)
     sampler: str = "curves"
+    second_objective: str = ""
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
     finalists: FinalistsConfig = field(default_factory=FinalistsConfig)
@@ -192,8 +195,9 @@ class SearchConfig:
         if self.sampler in COMPLETE_ONLY and self.scheduler.name != "none":
             raise ValueError(
                 f"sampler {self.sampler} learns from complete trials alone, of which scheduler {self.scheduler.name} "
-                "leaves few; use --set scheduler.name=none with it, or another sampler"
+                "leaves few; put --set scheduler.name=none before it, or use another sampler"
             )
+        check_second(self.second_objective, self.sampler, self.scheduler.name)
         for key, domain in self.domains.items():
             if key in UNSEARCHABLE or key.partition(".")[0] not in ("model", "training"):
                 raise ValueError(f"{key} cannot be searched: scores would not be comparable; give it one value")

@@ -10,6 +10,8 @@ sampler takes it for a fully trained one. Here every report is told at its epoch
 | broke a rule: diverged, drifting, collapsed, out of memory | PRUNED, a constraint named as the rule violated |
 | failed for another reason: nothing is known of its parameters | FAIL |
 
+With a second objective Optuna knows no reports, and a trial that was not complete has no values.
+
 What Tune's trials reported is the truth; the study is derived from it, and made anew when a search is resumed.
 """
 
@@ -18,7 +20,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -27,6 +29,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 
+from search.objectives import SECOND, Both, both, of_trial
 from search.samplers import distribution
 from search.space import Space
 from search.storage import JOURNAL
@@ -59,6 +62,7 @@ class OptunaSearch(Searcher):
         name: of the study; one of this name that is there already is replaced.
         baselines: parameters to try first.
         earlier: trials of other searches to learn from.
+        second: objective beside the score, if any.
     """
 
     def __init__(
@@ -69,8 +73,10 @@ class OptunaSearch(Searcher):
         name: str,
         baselines: Sequence[Mapping[str, Any]] = (),
         earlier: Sequence[FrozenTrial] = (),
+        second: str = "",
     ):
         super().__init__(metric="score", mode="min")
+        self._second = second
         self._distributions = {key: distribution(domain) for key, domain in space.items()}
         self._sampler, self._storage, self._name = sampler, storage, name
         self._baselines, self._earlier = list(baselines), list(earlier)
@@ -82,10 +88,14 @@ class OptunaSearch(Searcher):
         if self._name in optuna.get_all_study_names(self._storage):
             optuna.delete_study(study_name=self._name, storage=self._storage)
         self._study = optuna.create_study(
-            storage=self._storage, study_name=self._name, sampler=self._sampler(len(past))
+            storage=self._storage,
+            study_name=self._name,
+            sampler=self._sampler(len(past)),
+            directions=directions(self._second),
         )
         self._study.add_trials(self._earlier)
         self._running: dict[str, optuna.Trial] = {}
+        self._reported: dict[str, list[Both]] = {}  # by running trials, where there are two objectives
         for trial in past:
             self._add(trial)
         for point in self._baselines[len(past) :]:
@@ -94,18 +104,20 @@ class OptunaSearch(Searcher):
     def _add(self, past: PastTrial) -> None:
         state = TrialState.RUNNING if past.running else ending(past.reports[-1] if past.reports else None, past.failed)
         scores = {report["epoch"]: report["score"] for report in past.reports if math.isfinite(report["score"])}
+        pairs = [both(report, self._second) for report in past.reports] if self._second else []
         frozen = create_trial(
             state=state,
-            value=_value(state, scores),
+            values=self._values(state, scores, pairs),
             params=dict(past.parameters),
             distributions=self._distributions,
-            intermediate_values=scores,
+            intermediate_values={} if self._second else scores,
             user_attrs={TUNE_ID: past.trial_id},
             constraints=None if past.running else _violated(past.reports[-1] if past.reports else None),
         )
         trial_id = self._storage.create_new_trial(self._study._study_id, frozen)
         if past.running:
             self._running[past.trial_id] = optuna.Trial(self._study, trial_id)
+            self._reported[past.trial_id] = pairs
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Propose the parameters of a new trial, by dotted key."""
@@ -116,7 +128,11 @@ class OptunaSearch(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell Optuna the score at this epoch."""
-        if trial_id in self._running and math.isfinite(result["score"]):
+        if trial_id not in self._running:
+            return
+        if self._second:
+            self._reported.setdefault(trial_id, []).append(both(result, self._second))
+        elif math.isfinite(result["score"]):
             optuna_id = self._running[trial_id]._trial_id
             self._storage.set_trial_intermediate_value(optuna_id, result["epoch"], result["score"])
 
@@ -131,14 +147,27 @@ class OptunaSearch(Searcher):
         for rule, excess in _violated(result).items():
             trial.set_constraint(rule, excess)
         scores = self._storage.get_trial(trial._trial_id).intermediate_values
-        self._study.tell(trial.number, _value(state, scores) if state is TrialState.COMPLETE else None, state)
+        values = self._values(state, scores, self._reported.pop(trial_id, []))
+        self._study.tell(trial.number, values if state is TrialState.COMPLETE else None, state)
 
     def settle(self) -> None:
         """At the end of a search, prune the trials that were cut off with it; Tune does not tell of them."""
-        for trial in self._running.values():
-            reported = self._storage.get_trial(trial._trial_id).intermediate_values
+        for trial_id, trial in self._running.items():
+            reported = self._reported.get(trial_id) or self._storage.get_trial(trial._trial_id).intermediate_values
             self._study.tell(trial.number, state=TrialState.PRUNED if reported else TrialState.FAIL)
         self._running.clear()
+
+    def _values(self, state: TrialState, scores: Mapping[int, float], pairs: Sequence[Both]) -> Sequence[float] | None:
+        """What a trial is worth, for each objective."""
+        if self._second:
+            return of_trial(pairs, self._second) if state is TrialState.COMPLETE else None
+        value = _value(state, scores)
+        return None if value is None else [value]
+
+
+def directions(second: str) -> list[Literal["minimize", "maximize"]]:
+    """Optuna's, of the score and of a second objective if there is one."""
+    return ["minimize", *([SECOND[second]] if second else [])]
 
 
 def open_storage(journal: Path) -> BaseStorage:
@@ -150,11 +179,11 @@ def open_storage(journal: Path) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(journal)))
 
 
-def earlier_trials(results: Sequence[str], space: Space) -> list[FrozenTrial]:
+def earlier_trials(results: Sequence[str], space: Space, second: str = "") -> list[FrozenTrial]:
     """The ended trials of earlier searches, named by their result folders, of the same parameters within the space.
 
     Raises:
-        ValueError: for a folder without a journal of Optuna's.
+        ValueError: for a folder without a journal of Optuna's, or of a search for other objectives.
     """
     found: list[FrozenTrial] = []
     for result in map(Path, results):
@@ -162,6 +191,8 @@ def earlier_trials(results: Sequence[str], space: Space) -> list[FrozenTrial]:
         if not journal.is_file():
             raise ValueError(f"warm_start: {journal} does not exist; expected the result of an earlier search")
         (study,) = optuna.get_all_study_summaries(storage := JournalStorage(JournalFileBackend(str(journal))))
+        if [direction.name.lower() for direction in study.directions] != directions(second):
+            raise ValueError(f"warm_start: {result} was a search for other objectives; leave it out")
         trials = optuna.load_study(study_name=study.study_name, storage=storage).get_trials(states=LEARNT_FROM)
         found += [trial for trial in trials if _is_of(trial, space)]
     return found

@@ -81,7 +81,9 @@ def make(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Plan:
     data = _data(arguments, environment)
     name = arguments.preset or ("itaca" if data else "demo")
     config = _config(arguments, name)
-    result = _new_name(results, arguments.name, name)
+    # A trial's training anew is no search of its preset, so it is named after the trial.
+    kind = f"trial-{arguments.trial.rpartition(':')[2]}" if arguments.trial else name
+    result = _new_name(results, arguments.name, kind)
     source = arguments.config or arguments.trial or f"preset {name}"
     return Plan(config, data, results, result, False, _headline(data, f"{source}", config))
 
@@ -164,9 +166,10 @@ def _one_trial(text: str) -> SearchConfig:
     return with_values(replace(config, space={}, baselines=[], num_samples=1), values)
 
 
-def _new_name(results: Place, name: str | None, preset_name: str) -> str:
+def _new_name(results: Place, name: str | None, kind: str) -> str:
     if name is None:
-        numbered = (f"{preset_name}-{number}" for number in count(1))
+        _check_name(kind)
+        numbered = (f"{kind}-{number}" for number in count(1))
         return next(name for name in numbered if not _is_taken(results / name))
     _check_name(name)
     if _is_taken(results / name):

@@ -23,12 +23,13 @@ from data_prep.demo import write_demo_archive
 from data_prep.files import sha256, write_json
 from data_prep.prepare import prepare
 from data_prep.record import PrepareSettings
-from search.answers import answers, histories, what_matters
+from search.answers import answers, histories, what_matters, worth
 from search.budget import ended_by, left_s, limit_hours
 from search.cluster import check_seen, check_shared, expected_at_once, fitting, start_ray, trials_at_once
 from search.config import SearchConfig, resolved
 from search.ending import finish, say_how_to_resume
 from search.finalists import CHOICE_FILE, choose_once
+from search.objectives import told
 from search.packing import pack
 from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
@@ -239,10 +240,13 @@ def _followed(
 
 def _answer(analysis: ExperimentAnalysis, config: SearchConfig, folder: Path, console: Console) -> None:
     """Write what the search has found out about its parameters, and tell what is clear."""
-    found = answers(trial_rows(analysis.trials), histories(analysis), config.domains)
+    rows, reports, second = trial_rows(analysis.trials), histories(analysis), config.second_objective
+    found = answers(rows, reports, config.domains, second)
     write_json(folder / ANSWERS_FILE, found)
     if line := what_matters(found):
         console.print(line, highlight=False, markup=False)
+    if found.get("front"):
+        console.print(told(found["front"], worth(rows, reports, second), second), highlight=False, markup=False)
 
 
 def _finalists(

@@ -161,8 +161,9 @@ def run_search(
     rungs = rung_epochs(config.scheduler, max_epochs)
     sampler = partial(make_sampler, config.sampler, space, rungs, max_epochs, config.seed)
     here = place(folder).here
-    storage, earlier = open_storage(here / JOURNAL), earlier_trials(config.warm_start, space)
-    searcher = _SharedBatches(workers, space, sampler, storage, here.name, config.baselines, earlier)
+    second = config.second_objective
+    storage, earlier = open_storage(here / JOURNAL), earlier_trials(config.warm_start, space, second)
+    searcher = _SharedBatches(workers, space, sampler, storage, here.name, config.baselines, earlier, second)
     windows = PreparedDataset.open(on_this_machine(place(dataset))).count("train")
     scheduler = make_scheduler(config.scheduler, max_epochs, windows, config.seed)
     limit = Budget(config, expected_at_once(config))

@@ -129,7 +129,7 @@ def test_one_trial_is_trained_again_on_its_data_with_its_parameters_fixed(tmp_pa
     config = found.config
     assert (config.model.latent_dim, config.training.critic_lr) == (150, 0.002)
     assert (config.space, config.baselines, config.num_samples) == ({}, [], 1)
-    assert found.data.here == data
+    assert (found.data.here, found.folder) == (data, tmp_path / "trial-00012345-1")
     assert make(tmp_path, "--trial", f"{folder}:00012345", "--preset", "demo").data.here == data
     assert config.training.max_epochs == 30
 

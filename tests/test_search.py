@@ -515,3 +515,16 @@ def test_a_search_can_be_interrupted_and_resumed(cluster, prepared, tmp_path, mo
     assert table["epochs"].tolist() == [4, 4, 4]
     assert set(table["state"]) == {"complete"}
     assert [trial.state for trial in study(folder).trials] == [TrialState.COMPLETE] * 3
+
+
+def test_a_search_for_two_objectives_names_the_best_of_both(cluster, prepared, tmp_path):
+    settings = ("scheduler.name=none", "sampler=tpe", "second_objective=epoch_seconds")
+    given = [part for setting in settings for part in ("--set", setting)]
+    folder, text, finished = search(
+        tmp_path, prepared, *given, "--num-samples", "3", "--max-epochs", "2", "--name", "two"
+    )
+    assert finished
+    answers = json.loads((folder / "answers.json").read_text())
+    assert set(answers["front"]) == {trial.user_attrs["tune_trial_id"] for trial in study(folder).best_trials}
+    assert "No complete trial beats one of these in both score and epoch seconds" in text
+    assert "Score and epoch seconds" in (folder / "report.html").read_text()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from data_prep.files import sha256
-from search.config import SearchConfig, resolved
+from search.config import SchedulerConfig, SearchConfig, resolved
 from search.export.load import FORMAT
 from search.line_log import LOG, LineLog
 from search.pages.charts import Axis, number
@@ -179,6 +179,17 @@ def test_every_trial_is_in_every_chart_of_trials(page):
         assert marks.count(("circle", trial)) >= 3 + len(SPACE)
         assert marks.count(("polyline", trial)) == 2
         assert marks.count(("tr", trial)) == 1
+
+
+def test_two_objectives_have_a_chart_of_complete_trials_with_the_best_of_both_marked(tmp_path, prepared):
+    two = {"second_objective": "epoch_seconds", "sampler": "nsga2", "scheduler": SchedulerConfig("none")}
+    page = write_report(write_result(tmp_path / "r", prepared, rows_of(8), **two)).read_text(encoding="utf-8")
+    (chart,) = re.findall(r"<figure>(?:(?!</figure>).)*Score and epoch seconds.*?</figure>", page, re.S)
+    # Of two complete trials, as long as each other, the one with the lower score is better in both.
+    assert re.findall(r'class="(complete[^"]*)"[^>]*data-trial="(\w+)"', chart) == [
+        ("complete", "t0"),
+        ("complete best", "t4"),
+    ]
 
 
 def test_cost_is_what_the_files_say(page):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from search.config import SearchConfig, parse, read_config
 from search.export.load import BEST, CONFIG, FORMAT, METRICS, REMEDY
 from search.finalists import SEED
 from search.line_log import LOG, lines_of
+from search.objectives import COVERAGE, REPORTED
 from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE
 from search.trials import COLUMNS, TrialRow, best_row
 
@@ -32,7 +34,10 @@ class Training:
     def history(self) -> list[Report]:
         """The reports as the answers take them; their place in the log stands for the time."""
         ordered = sorted(self.by_epoch.items())
-        return [Report(epoch, told["score"], told["seconds"], place) for epoch, (place, told) in ordered]
+        return [
+            Report(epoch, told["score"], told["seconds"], place, told.get(REPORTED[COVERAGE], math.nan))
+            for epoch, (place, told) in ordered
+        ]
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Result:
         file = self.folder / ANSWERS_FILE
         if file.is_file():
             return json.loads(file.read_text(encoding="utf-8"))
-        return answers(self.rows, self.histories, self.config.domains)
+        return answers(self.rows, self.histories, self.config.domains, self.config.second_objective)
 
     @property
     def baselines(self) -> list[TrialRow]:

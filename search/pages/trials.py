@@ -10,6 +10,7 @@ from typing import Any
 from data_prep import page
 from search.answers import common_epoch, comparable_scores
 from search.pages.charts import Axis, Chart, figure, legend
+from search.pages.front import front_figure
 from search.pages.page import grid, quiet, section
 from search.pages.result import Result, hours_text
 from search.schedulers import rung_epochs
@@ -36,6 +37,7 @@ def trials_section(result: Result) -> str:
         "<p>Click a trial, in a chart or in the table, to find it everywhere; Esc lets go of it. "
         "Scores are lower the better; 1 is real against real.</p>",
         grid(_history(result), _curves(result)),
+        front_figure(result),
         _parallel(result),
         "<h3>What the parameters did</h3>",
         _slices(result),
