@@ -5,7 +5,7 @@ from search.objectives import SECOND
 from search.pages.charts import Axis, Chart, legend
 from search.pages.result import Result
 
-_BETTER = {"maximize": "high", "minimize": "low"}
+_BETTER = {"maximize": "More coverage is better", "minimize": "Less time is better"}
 
 
 def front_figure(result: Result) -> str:
@@ -20,6 +20,6 @@ def front_figure(result: Result) -> str:
         kind = "complete best" if trial_id in front else "complete"
         chart.dot(*values[trial_id], kind, trial_id)
     remark = (
-        f"Filled: no other complete trial is better in both. {name.capitalize()} is better {_BETTER[SECOND[second]]}."
+        f"Best of both: no other complete trial is better in one and as good in the other. {_BETTER[SECOND[second]]}."
     )
     return chart.figure(f"Score and {name}", remark, legend({"complete": "complete", "best": "best of both"}))

@@ -36,8 +36,7 @@ def trials_section(result: Result) -> str:
         title,
         "<p>Click a trial, in a chart or in the table, to find it everywhere; Esc lets go of it. "
         "Scores are lower the better; 1 is real against real.</p>",
-        grid(_history(result), _curves(result)),
-        front_figure(result),
+        grid(*filter(None, (_history(result), _curves(result), front_figure(result)))),
         _parallel(result),
         "<h3>What the parameters did</h3>",
         _slices(result),
