@@ -187,6 +187,7 @@ def run_and_fail(parameters, **_):
     raise OSError(28, "No space left on device")
 
 
+@pytest.mark.all
 def test_a_search_whose_trials_all_fail_ends_with_the_reason_and_can_go_on(cluster, prepared, tmp_path):
     why = r"5 of the last 5 trials have failed, .*: OSError: \[Errno 28\] No space left on device. .*--resume"
     with pytest.raises(OSError, match=why):

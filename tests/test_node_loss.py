@@ -74,7 +74,7 @@ def processes(folder):
         yield {json.loads(line)["pid"] for line in file.read_text().splitlines()}
 
 
-@pytest.mark.slow
+@pytest.mark.all
 def test_a_lost_machine_costs_no_trial(machines, search, tmp_path):
     folder = tmp_path / "x"
     wait_until_both_report(search, folder)
