@@ -195,7 +195,7 @@ class SearchConfig:
         if self.sampler in COMPLETE_ONLY and self.scheduler.name != "none":
             raise ValueError(
                 f"sampler {self.sampler} learns from complete trials alone, of which scheduler {self.scheduler.name} "
-                "leaves few; put --set scheduler.name=none before it, or use another sampler"
+                "leaves few; add --set scheduler.name=none, or use another sampler"
             )
         check_second(self.second_objective, self.sampler, self.scheduler.name)
         for key, domain in self.domains.items():
@@ -262,16 +262,18 @@ def with_settings(config: SearchConfig, settings: Sequence[str]) -> SearchConfig
     Raises:
         ValueError: for a text without `=`, an unknown key or a bad value.
     """
+    values: dict[str, Any] = {}
     for text in settings:
         key, found, value = text.partition("=")
         if not found:
             raise ValueError(f"--set {text}: expected KEY=VALUE, such as --set model.base_channels=8")
-        config = _with_setting(config, key.strip(), parse(value))
-    return config
+        config = _with_setting(config, values, key.strip(), parse(value))
+    return with_values(config, values)  # at once: what goes only with another value may come before it
 
 
-def _with_setting(config: SearchConfig, key: str, value: Any) -> SearchConfig:
-    """One setting; a baseline's value that the space no longer holds is left to the sampler."""
+def _with_setting(config: SearchConfig, values: dict[str, Any], key: str, value: Any) -> SearchConfig:
+    """One setting; a single value is kept in `values`. A baseline's that the space no longer holds is the sampler's."""
+    values.pop(key, None)
     holds_list = key == "baselines" or isinstance(flat(config.trial).get(key), tuple)
     if isinstance(value, list) and not holds_list:
         domain = re_ranged(key, value, config.domains.get(key))
@@ -283,7 +285,8 @@ def _with_setting(config: SearchConfig, key: str, value: Any) -> SearchConfig:
         return with_values(config, {key: value})
     space = {name: domain for name, domain in config.space.items() if name != key}
     baselines = [{name: held for name, held in point.items() if name != key} for point in config.baselines]
-    return with_values(replace(config, space=space, baselines=baselines), {key: value})
+    values[key] = value
+    return replace(config, space=space, baselines=baselines)
 
 
 def parse(text: str) -> Any:

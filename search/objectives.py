@@ -21,8 +21,8 @@ def check_second(second: str, sampler: str, scheduler: str) -> None:
         raise ValueError(f"second_objective is '{second}'; expected one of {', '.join(SECOND)}")
     if second and (sampler == "curves" or scheduler != "none"):
         raise ValueError(
-            f"second_objective {second} needs complete trials and a sampler of two objectives; put "
-            "--set scheduler.name=none --set sampler=nsga2 (or tpe, gp, random) before it"
+            f"second_objective {second} needs complete trials and a sampler of two objectives; add "
+            "--set scheduler.name=none --set sampler=nsga2 (or tpe, gp, random)"
         )
 
 

@@ -108,6 +108,13 @@ def test_trials_of_a_search_for_other_objectives_are_not_learnt_from(tmp_path):
         earlier_trials([str(tmp_path)], SPACE, "coverage")
 
 
+def test_settings_that_need_each_other_may_come_in_any_order():
+    settings = ["second_objective=coverage", "sampler=nsga2", "scheduler.name=none"]
+    config = with_settings(SearchConfig(), settings)
+    assert config == with_settings(SearchConfig(), settings[::-1])
+    assert (config.second_objective, config.sampler, config.scheduler.name) == ("coverage", "nsga2", "none")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -115,7 +122,7 @@ def test_trials_of_a_search_for_other_objectives_are_not_learnt_from(tmp_path):
             ["scheduler.name=none", "sampler=nsga2", "second_objective=beauty"],
             "expected one of coverage, epoch_seconds",
         ),
-        (["scheduler.name=none", "second_objective=coverage"], "sampler of two objectives; put"),
+        (["scheduler.name=none", "second_objective=coverage"], "sampler of two objectives; add"),
         (["sampler=tpe", "second_objective=coverage"], "scheduler.name=none"),
     ],
 )

@@ -55,7 +55,7 @@ class LongConvolution(nn.Module):
         self.method = "spectral"
 
     def forward(self, x_GBTC: Tensor) -> Tensor:
-        """Convolve (G, B, T, C) to (G, B, T, O)."""
+        """Convolve (G, B, T, C) to (G, B, T, O); without gradients the result may take the input's place."""
         return METHODS[self.method](x_GBTC, self.weight, self.bias).to(x_GBTC.dtype)
 
 
