@@ -80,20 +80,17 @@ class StoppingConfig:
     max_epoch_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("stopping.drift_bound", self.drift_bound, 0)
-        _at_least("stopping.diversity_bound", self.diversity_bound, 0)
+        limits = ("max_parameters", "max_memory_gb", "max_epoch_seconds")
+        bounds = ("drift_bound", "diversity_bound", "stall_patience", "grace_epochs", "grace_generator_steps")
+        for name in (*bounds, *limits):
+            _at_least(f"stopping.{name}", getattr(self, name), 0)
         _at_least("stopping.patience", self.patience, 2)
-        _at_least("stopping.stall_patience", self.stall_patience, 0)
         if 0 < self.stall_patience < self.patience:
             raise ValueError(
                 f"stopping.stall_patience is {self.stall_patience}; expected at least stopping.patience, "
                 f"{self.patience}, or 0 to let trials stall"
             )
-        _at_least("stopping.grace_epochs", self.grace_epochs, 0)
-        _at_least("stopping.grace_generator_steps", self.grace_generator_steps, 0)
         _at_least("stopping.interval_generator_steps", self.interval_generator_steps, 1)
-        for name in ("max_parameters", "max_memory_gb", "max_epoch_seconds"):
-            _at_least(f"stopping.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
