@@ -24,6 +24,7 @@ from rich.console import Console
 
 from search.config import ResourcesConfig, SearchConfig
 from search.storage import Place
+from trainables import mps
 from trainables.usage import GB
 from trainables.workers import check_shares
 
@@ -38,12 +39,12 @@ MOST_WAIT_S, LOOK_S = 1800.0, 2.0
 SEEN_WITHIN_S = 10.0
 
 
-def start_ray(dashboard: bool = False) -> None:
+def start_ray(resources: ResourcesConfig) -> None:
     """Join the Ray cluster of this machine, or start one of this machine alone, quietly.
 
     A cluster is what `RAY_ADDRESS` names, or what `ray up` made of this machine. Another search's own Ray is none:
-    it ends with that search. Where trials have several workers, Ray Train asks the dashboard which of them have ended,
-    and would never give back the places of a trial that was stopped.
+    it ends with that search, as does what lets trials share a GPU. Where trials have several workers, Ray Train asks
+    the dashboard which of them have ended, and would never give back the places of a trial that was stopped.
     """
     if ray.is_initialized():
         return
@@ -51,6 +52,9 @@ def start_ray(dashboard: bool = False) -> None:
     if "RAY_ADDRESS" in os.environ or RAY_UP_MARK.expanduser().exists():
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
     else:
+        if resources.gpus_per_trial:
+            mps.start()
+        dashboard = resources.workers_per_trial > 1
         ray.init(address="local", include_dashboard=dashboard, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
 

@@ -1,7 +1,8 @@
 """How many trials run at once on a machine: what each of them takes, measured where they will run.
 
 Memory decides how many have room. How many share a GPU is decided by their steps per second together: trials that only
-take turns there gain nothing. Where NVIDIA's MPS runs on the machine, sharing is measured with it.
+take turns there gain nothing. Where NVIDIA's MPS runs on the machine, sharing is measured with it, and a GPU of one's
+own without it.
 """
 
 import math
@@ -123,10 +124,9 @@ def _amount(name: str, value: float) -> str:
 
 def _take_steps(trial: TrialConfig, dataset: Callable[[], Path], resources: ResourcesConfig, count: int) -> Taken:
     """Start so many short trainings as actors of Ray's and have them take steps at the same time."""
-    gpus = min(1.0, resources.gpus_per_trial)
-    options = {"num_cpus": 1, "num_gpus": math.floor(10_000 * gpus / count) / 10_000}
-    actor: Any = ray.remote(ShortTraining).options(**options)
-    trainings = [actor.remote(trial, dataset, resources.cpus_per_trial, gpus > 0) for _ in range(count)]
+    gpus = math.floor(10_000 * min(1.0, resources.gpus_per_trial) / count) / 10_000
+    actor: Any = ray.remote(ShortTraining).options(num_cpus=1, num_gpus=gpus)
+    trainings = [actor.remote(trial, dataset, resources.cpus_per_trial, gpus) for _ in range(count)]
     try:
         per_s = _speed(trainings, trial.training.n_critic)
         memory = ray.get([training.memory.remote() for training in trainings])

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from search.config import SchedulerConfig, SearchConfig
 from search.space import Choices, Domain
+from trainables import mps
 from trainables.batches import PreparedDataset
 from trainables.config import TrialConfig, with_values
 from trainables.gan import Gan
@@ -36,12 +37,14 @@ class Steps:
 class ShortTraining:
     """A training that takes as many steps as it is asked for, in this process or as an actor of Ray's.
 
-    `dataset` gives the folder of the prepared dataset on whichever machine it is called.
+    `dataset` gives the folder of the prepared dataset on whichever machine it is called; `gpus` is its share of one.
     """
 
-    def __init__(self, config: TrialConfig, dataset: Callable[[], Path], threads: int, gpu: bool):
+    def __init__(self, config: TrialConfig, dataset: Callable[[], Path], threads: int, gpus: float):
         torch.set_num_threads(threads)
-        self._device = torch.device("cuda" if gpu else "cpu")
+        if gpus >= 1:
+            mps.leave()
+        self._device = torch.device("cuda" if gpus else "cpu")
         prepared, batch = PreparedDataset.open(dataset()), config.training.batch_size
         windows = prepared.part("train", config.model)
         self._wave, self._label = (part[:batch].to(self._device) for part in (windows.wave, windows.label))
@@ -119,10 +122,10 @@ class Estimate:
 def estimate(config: SearchConfig, data: Path) -> Estimate:
     """Train a typical configuration for a few steps here, as a trial of the search would."""
     resources, trial = config.resources, typical(config)
-    gpu = resources.gpus_per_trial > 0 and torch.cuda.is_available()
-    cpus = resources.cpus_per_trial if gpu or not resources.gpus_per_trial else resources.workers_per_trial
-    places = torch.cuda.device_count() / resources.gpus_per_trial if gpu else (os.cpu_count() or 1) / cpus
-    per_s = ShortTraining(trial, lambda: data, cpus, gpu).steps().critic_steps_per_s(trial.training.n_critic)
+    gpus = resources.gpus_per_trial * torch.cuda.is_available()
+    cpus = resources.cpus_per_trial if gpus or not resources.gpus_per_trial else resources.workers_per_trial
+    places = torch.cuda.device_count() / gpus if gpus else (os.cpu_count() or 1) / cpus
+    per_s = ShortTraining(trial, lambda: data, cpus, gpus).steps().critic_steps_per_s(trial.training.n_critic)
     batches = PreparedDataset.open(data).count("train") // trial.training.batch_size
     at_once = max(1, min(int(places), resources.max_concurrent or int(places)))
     return Estimate(batches / per_s, all_epochs(config), at_once)

@@ -43,7 +43,6 @@ from search.verdict import Verdict
 from trainables.batches import PreparedDataset
 from trainables.config import with_values
 from trainables.fidelity import MIN_EVENTS, MIN_WINDOWS
-from trainables.graphs import check_graphs
 from trainables.precision import check_precision
 from trainables.score import VERSION
 from trainables.training import check_fit
@@ -73,7 +72,7 @@ def _run(plan: Plan, turn: Turn, console: Console) -> bool:
         _check_resumable(plan.folder, data)
     for earlier in plan.config.warm_start:
         _check_comparable(Path(earlier), data)
-    start_ray(dashboard=plan.config.resources.workers_per_trial > 1)
+    start_ray(plan.config.resources)
     config = replace(plan.config, resources=fitting(plan.config, console))
     check_device(config)
     check_shared(plan.results)
@@ -169,9 +168,7 @@ def _check_fit_of_space(config: SearchConfig, dataset: PreparedDataset) -> None:
 
 def check_device(config: SearchConfig) -> None:
     """Refuse what needs a GPU where trials have none."""
-    device = torch.device("cuda" if config.resources.gpus_per_trial else "cpu")
-    check_precision(config.training, device)
-    check_graphs(config.training, device, config.resources.workers_per_trial)
+    check_precision(config.training, torch.device("cuda" if config.resources.gpus_per_trial else "cpu"))
 
 
 def _say_what_is_judged(dataset: PreparedDataset, console: Console) -> None:

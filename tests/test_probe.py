@@ -140,7 +140,7 @@ def test_hours_of_a_search():
 
 
 def test_a_short_training_measures_itself(trial_config, prepared):
-    training = ShortTraining(trial_config, lambda: prepared, threads=1, gpu=False)
+    training = ShortTraining(trial_config, lambda: prepared, threads=1, gpus=0.0)
     steps = training.steps(0.1)
     assert 0 < steps.critic_s < 10
     assert 0 < steps.generator_s < 10

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables.config import ARCHITECTURES, TrainingConfig, with_values
 from trainables.gan import Gan
-from trainables.graphs import Buffered, check_graphs
+from trainables.graphs import Buffered, uses_graphs
 from trainables.losses import generator_loss, gradient_penalty
 from trainables.precision import computing_in, reduced
 from trainables.tally import DivergedError, Tally
@@ -192,22 +192,24 @@ def test_a_precision_lasts_as_long_as_it_is_asked_for():
     assert torch.backends.cuda.matmul.fp32_precision == before
 
 
+def test_without_a_gpu_what_is_meant_for_one_changes_nothing(trial_config):
+    meant, plain = (
+        make(trial_config, "seismogen", precision=precision, cuda_graphs=graphs)
+        for precision, graphs in (("tf32", True), ("float32", False))
+    )
+    iterate(meant, 2)
+    iterate(plain, 2)
+    for name, value in meant.generator.state_dict().items():
+        assert torch.equal(value, plain.generator.state_dict()[name])
+
+
 @pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"precision": "tf32"}, "precision is tf32, but the device is cpu; expected a GPU, or float32 or bf16"),
-        ({"cuda_graphs": True}, "cuda_graphs is true, but the device is cpu; expected a GPU, or false"),
-    ],
+    ("allowed", "device", "count", "used"),
+    [(True, "cuda", 1, True), (False, "cuda", 1, False), (True, "cpu", 1, False), (True, "cuda", 2, False)],
 )
-def test_what_a_processor_cannot_do_is_refused(trial_config, values, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        make(trial_config, "seismogen", **values)
-
-
-def test_graphs_of_several_workers_are_refused():
-    message = "^cuda_graphs is true, but 2 workers share a trial; expected one, or false$"
-    with pytest.raises(ValueError, match=message):
-        check_graphs(TrainingConfig(cuda_graphs=True), torch.device("cuda"), 2)
+def test_one_worker_with_a_gpu_launches_its_steps_as_graphs(monkeypatch, allowed, device, count, used):
+    monkeypatch.setattr("trainables.workers.count", lambda: count)
+    assert uses_graphs(TrainingConfig(cuda_graphs=allowed), torch.device(device)) is used
 
 
 def test_an_unknown_precision_is_refused():

@@ -62,8 +62,9 @@ class TrainingConfig:
     alone is trained, on the noise windows.
 
     The last three say how something is computed, not what: long convolutions `direct`, `spectral`, or whichever is
-    measured to be faster; convolutions in `float32`, or faster and rougher in `tf32` (on a GPU) or `bf16`; and steps
-    launched as a whole, `cuda_graphs` (on a GPU, one worker), instead of kernel by kernel.
+    measured to be faster; convolutions in `float32`, in `tf32`, which rounds what a GPU multiplies and elsewhere is
+    float32, or, faster and rougher still, in `bf16`; and `cuda_graphs`, where one worker has a GPU, launches steps as a
+    whole instead of kernel by kernel.
     """
 
     batch_size: int = 32
@@ -76,8 +77,8 @@ class TrainingConfig:
     pretrain_epochs: int = 0
     max_epochs: int = 100
     convolution: str = "measured"
-    precision: str = "float32"
-    cuda_graphs: bool = False
+    precision: str = "tf32"
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         _require("batch_size", self.batch_size, self.batch_size >= 2, "at least 2 (batch normalisation)")

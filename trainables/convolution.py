@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.precision import reduced
+from trainables.precision import is_rounded, reduced
 
 # Matrix products made together for a weight's gradient.
 VIEWS = 16
 # Samples in a row of a convolution to a single channel, and taps from which on it is done by rows.
 ROW = 32
+# A GPU's library has the faster weight gradient of fewer taps, and of channels that are no multiple of so many.
+LONG, ALIGNED = 16, 8
 
 
 class _Convolution(torch.autograd.Function):
@@ -100,6 +102,8 @@ class _WeightGradient(torch.autograd.Function):
         ctx.sides = left, right
         batch, steps, outputs = grad.shape
         channels = x.shape[2]
+        if x.device.type == "cuda" and (taps < LONG or channels % ALIGNED):
+            return _library_weight_gradient(x, grad, taps, left, right)
         length = -(-(steps + taps - 1) // taps) * taps
         rows = batch * length // taps
         seen = spaced(x, left, length, taps).as_strided((taps, rows, taps * channels), (channels, taps * channels, 1))
@@ -118,6 +122,17 @@ class _WeightGradient(torch.autograd.Function):
 _weight_gradient: Callable[..., Tensor] = _WeightGradient.apply
 
 
+def _library_weight_gradient(x_BTC: Tensor, grad_BTO: Tensor, taps: int, left: int, right: int) -> Tensor:
+    """The same by torch's own kernels, which know equal sides only: a gradient of zero stands for what was cut off."""
+    sides = max(left, right)
+    image, grad = _as_image(x_BTC), _as_image(F.pad(grad_BTO, (0, 0, sides - left, sides - right)))
+    weight = _as_image(x_BTC.new_empty(grad_BTO.shape[2], taps, x_BTC.shape[2]))
+    gradient: Tensor = torch.ops.aten.convolution_backward(
+        grad, image, weight, None, (1, 1), (0, sides), (1, 1), False, (0, 0), 1, (False, True, False)
+    )[1]
+    return gradient.permute(0, 2, 3, 1).squeeze(1)
+
+
 def spaced(x_BTC: Tensor, left: int, length: int, more: int) -> Tensor:
     """The signals of a batch one after another, (B · length + more, C), zeros before and after each."""
     batch, steps, channels = x_BTC.shape
@@ -130,8 +145,14 @@ def spaced(x_BTC: Tensor, left: int, length: int, more: int) -> Tensor:
 
 
 def _as_image(x_BTC: Tensor) -> Tensor:
-    """The same memory as an image (B, C, 1, T) in channels-last format."""
-    return x_BTC.contiguous().unsqueeze(1).permute(0, 3, 1, 2)
+    """The same memory as an image (B, C, 1, T) in channels-last format; where that is slow, a copy in the other.
+
+    cuDNN has kernels for channels-last signals in float32 that take a hundred times as long as others; none such where
+    its products are rounded.
+    """
+    image = x_BTC.contiguous().unsqueeze(1).permute(0, 3, 1, 2)
+    exact = x_BTC.device.type == "cuda" and x_BTC.dtype == torch.float32 and not is_rounded()
+    return image.contiguous() if exact else image
 
 
 def convolve(x_BTC: Tensor, weight_OCK: Tensor, bias_O: Tensor | None, stride: int = 1) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainables import workers
 from trainables.config import TrialConfig
-from trainables.graphs import Launch, Replayed, at_once, check_graphs
+from trainables.graphs import Launch, Replayed, at_once, uses_graphs
 from trainables.losses import generator_loss, gradient_penalty, wasserstein_estimate
 from trainables.methods import choose_methods, methods_of, use_methods
 from trainables.networks import make_critic, make_generator
@@ -40,7 +40,6 @@ class Gan:
 
     def __init__(self, config: TrialConfig, samples: int, fs_hz: float, device: torch.device):
         check_precision(config.training, device)
-        check_graphs(config.training, device, workers.count())
         self.config, self.device = config, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -147,7 +146,7 @@ class Gan:
             use_methods(network, methods)
         self._launch_critic: Launch = at_once
         self._launch_generator: Launch = at_once
-        if self.config.training.cuda_graphs:
+        if uses_graphs(self.config.training, self.device):
             pool = torch.cuda.graph_pool_handle()
             self._launch_critic, self._launch_generator = Replayed(self.rng, pool), Replayed(self.rng, pool)
 

@@ -7,12 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables import workers
 from trainables.config import TrainingConfig
 
 # Calls a function of tensors and numbers.
 Launch = Callable[..., None]
 # Calls before a graph is captured: libraries choose and set up their kernels in them, optimisers their states.
 WARM_UP = 3
+
+
+def uses_graphs(config: TrainingConfig, device: torch.device) -> bool:
+    """Whether a training launches its steps so: on a GPU, if one worker has it; sums of several are not captured."""
+    return config.cuda_graphs and device.type == "cuda" and workers.count() == 1
 
 
 def at_once(function: Callable[..., None], *arguments: Tensor | float) -> None:
@@ -81,15 +87,3 @@ class Replayed(Buffered):
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             super()._launch(function)
         return graph
-
-
-def check_graphs(config: TrainingConfig, device: torch.device, workers: int) -> None:
-    """Refuse graphs where there are none, and with several workers, as their sums are not captured.
-
-    Raises:
-        ValueError: saying why.
-    """
-    if config.cuda_graphs and device.type != "cuda":
-        raise ValueError(f"cuda_graphs is true, but the device is {device.type}; expected a GPU, or false")
-    if config.cuda_graphs and workers > 1:
-        raise ValueError(f"cuda_graphs is true, but {workers} workers share a trial; expected one, or false")

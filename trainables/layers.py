@@ -130,12 +130,9 @@ def _normalised(x: Tensor, weight: Tensor, bias: Tensor, counts: Tensor | None, 
 
 
 def _moments(x: Tensor, weight: Tensor, counts: Tensor | None, total: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, variance and what normalises, each (G, C).
-
-    Sums over batch and time are taken window by window, as what is being summed then stays in the cache.
-    """
-    mean = workers.total(_sums(x.unbind(1), counts)) / total
-    squares = ((window - mean[:, None]).square_() for window in x.unbind(1))
+    """Mean, variance and what normalises, each (G, C)."""
+    mean = workers.total(_sums(_pieces(x), counts)) / total
+    squares = ((piece - mean[:, None, None]).square_() for piece in _pieces(x))
     var = workers.total(_sums(squares, counts)) / total
     return mean, var, weight * (var + eps).rsqrt()
 
@@ -158,9 +155,9 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         x, mean, var, scale, counts = ctx.saved_tensors
         grad, spread = grads[0], (var + ctx.eps).rsqrt()
-        windows = zip(grad.unbind(1), x.unbind(1), strict=True)
-        grad_bias = _sums(grad.unbind(1))
-        grad_weight = spread * _sums((window - mean[:, None]).mul_(g) for g, window in windows)
+        pieces = zip(_pieces(grad), _pieces(x), strict=True)
+        grad_bias = _sums(_pieces(grad))
+        grad_weight = spread * _sums((piece - mean[:, None, None]).mul_(g) for g, piece in pieces)
         mean_bias, mean_weight = workers.total(torch.stack([grad_bias, grad_weight])) / ctx.total
         slope = -scale * spread * mean_weight
         grad_x = _scaled(x, slope, -scale * mean_bias - slope * mean)
@@ -172,15 +169,20 @@ class _Normalise(torch.autograd.Function):
 _normalise: Callable[..., Any] = _Normalise.apply
 
 
-def _sums(windows_GTC: Iterable[Tensor], counts_T: Tensor | None = None) -> Tensor:
-    """Sums over time and windows, (G, C), of rows that count so many times.
+def _pieces(x_GBTC: Tensor) -> Iterable[Tensor]:
+    """What is summed together: on a CPU each window, which then stays in the cache, and on a GPU all of them."""
+    return x_GBTC.split(1, dim=1) if x_GBTC.device.type == "cpu" else (x_GBTC,)
+
+
+def _sums(pieces_GBTC: Iterable[Tensor], counts_T: Tensor | None = None) -> Tensor:
+    """Sums over windows and time, (G, C), of rows that count so many times.
 
     Not a product with a row of ones: that adds sample by sample, and what is left of a gradient's many cancelling terms
     would be twenty times as far off.
     """
     if counts_T is not None:
-        windows_GTC = (window * counts_T[:, None] for window in windows_GTC)
-    return torch.stack([window.sum(1) for window in windows_GTC]).sum(0)
+        pieces_GBTC = (piece * counts_T[:, None] for piece in pieces_GBTC)
+    return torch.stack([piece.sum((1, 2)) for piece in pieces_GBTC]).sum(0)
 
 
 def _scaled(x_GBTC: Tensor, scale_GC: Tensor, shift_GC: Tensor, out: Tensor | None = None) -> Tensor:

@@ -1,9 +1,9 @@
 """In what precision convolutions are computed; weights, norms, transforms, sums and losses are kept in float32.
 
-`tf32` lets a GPU round to 10 bits what it multiplies in products of matrices, those of transforms and of norms' sums
-among them; `bf16` also hands all convolutions but the spectral ones signals
-and weights of 8 bits. They are cast here, where autograd sees it: cast inside a function of our own, as torch's
-`custom_fwd` does, they would be new tensors to it, and second derivatives would be lost without a word.
+`tf32` lets a GPU round to 10 bits what it multiplies in products of matrices, those of transforms among them; what
+cannot do so computes in float32. `bf16` also hands all convolutions but the spectral ones signals and weights of 8
+bits. They are cast here, where autograd sees it: cast inside a function of our own, as torch's `custom_fwd` does, they
+would be new tensors to it, and second derivatives would be lost without a word.
 """
 
 from collections.abc import Iterator
@@ -44,21 +44,24 @@ def reduced(value: T) -> T:
     return value if dtype is None or value is None else value.to(dtype)
 
 
+def is_rounded() -> bool:
+    """Whether convolutions in float32 on a GPU round what they multiply."""
+    return bool(_BACKENDS[1].fp32_precision == "tf32")
+
+
 def check_precision(config: TrainingConfig, device: torch.device) -> None:
-    """Refuse a precision that a device does not have; of another machine's GPU nothing is known here.
+    """Refuse bf16 on a GPU that does not have it; of another machine's GPU nothing is known here.
 
     Raises:
         ValueError: naming both.
     """
-    if device.type == "cuda" and torch.cuda.is_available() and config.precision != "float32":
+    if device.type == "cuda" and torch.cuda.is_available() and config.precision == "bf16":
         found = torch.cuda.get_device_capability(device)
         if found < _CAPABILITY:
             raise ValueError(
-                f"precision is {config.precision}, but the GPU has compute capability {found[0]}.{found[1]}; "
+                f"precision is bf16, but the GPU has compute capability {found[0]}.{found[1]}; "
                 f"expected {_CAPABILITY[0]}.{_CAPABILITY[1]} at least: use training.precision=float32"
             )
-    if device.type != "cuda" and config.precision == "tf32":
-        raise ValueError(f"precision is tf32, but the device is {device.type}; expected a GPU, or float32 or bf16")
 
 
 def _set(values: list[str]) -> None:

@@ -19,7 +19,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from trainables import workers
+from trainables import mps, workers
 from trainables.batches import PreparedDataset
 from trainables.checkpoint import FILE, best_epoch, load_first, save_checkpoint
 from trainables.config import TrialConfig, with_values
@@ -64,6 +64,8 @@ def run_trial(
         # Ray does not hide the GPUs from a trial that asked for none, and makes a worker's own its current device.
         device = torch.device("cuda" if gpus else "cpu")
         shared = 0 < (own := own_gpus(gpus)) < 1
+        if own >= 1:
+            mps.leave()
         if shared:
             torch.cuda.set_per_process_memory_fraction(own)
         state, warning = _last_state()

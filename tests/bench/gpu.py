@@ -10,17 +10,20 @@ Needs torch and numpy alone. One iteration is five steps of the critic and one o
   absolute value, the worst of all tensors. `graph_error`: gradients of one step in float32.
 - `tf32_error`, `bf16_error`: length of the difference from float32's gradient over the gradient's length, for every
   weight of both networks from the same state: the median and the worst. (Biases have gradients that nearly cancel.)
-- `iterations_per_s` of each mode, `vs_reference` beside `plain_wgan_gp.py` in the same run, `memory_gb` at its peak.
+- `iterations_per_s` of each mode, `vs_reference` beside `plain_wgan_gp.py` in the same run (torch rounds its
+  convolutions in tf32, if nothing else is said), `memory_gb` at its peak.
 - `roofline_share`: the least time in which the GPU can move and multiply what an iteration reads, writes and multiplies
   operator by operator, by its measured bandwidth and peak, over the time it takes; 1 is all that can be had without
   joining operators.
-- `trials`: iterations a second of so many trainings at once, together.
+- `trials`, `trials_mps`: iterations a second of so many trainings at once, together, computing as a search does if
+  nothing else is said, without and with NVIDIA's Multi-Process Service.
 
 The last line is JSON. On a CPU (`--device cpu`) what it can do is shown, to try the script out.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -33,10 +36,12 @@ from torch import Tensor
 from train_step import SECONDS, machine
 from twins import NO_RATE, SEED, Tensors, difference, make_twins, precision
 
+from trainables import mps
 from trainables.config import ModelConfig, TrainingConfig, TrialConfig, with_values
 from trainables.gan import Gan
 from trainables.graphs import WARM_UP, Buffered
 from trainables.methods import methods_of
+from trainables.precision import computing_in
 
 # Iterations of the comparison in float64, more than warm up; and windows a batch there.
 ITERATIONS, FEW = WARM_UP + 2, 4
@@ -47,7 +52,7 @@ def main() -> None:
     """Command line."""
     options = _parser().parse_args()
     device = torch.device(options.device)
-    training = TrainingConfig(batch_size=options.batch)
+    training = TrainingConfig(batch_size=options.batch, precision="float32", cuda_graphs=False)
     config = TrialConfig(ModelConfig(latent_dim=options.latent, base_channels=options.base), training)
     print(machine(options.device), flush=True)
     bench = Bench(config, options.length, device, options.seconds)
@@ -57,6 +62,8 @@ def main() -> None:
     figures |= bench.precisions()
     figures |= bench.speeds()
     figures["trials"] = {str(count): bench.together(count) for count in options.trials}
+    mps.start()
+    figures["trials_mps"] = {str(count): bench.together(count) for count in options.trials}
     print(json.dumps(rounded(figures)))
 
 
@@ -161,9 +168,11 @@ class Bench:
         """Iterations a second of each mode and of the reference, memory, and the share of the roofline."""
         figures: dict[str, Any] = {"iterations_per_s": {}, "vs_reference": {}, "memory_gb": {}, "roofline_share": {}}
         twins = make_twins(self.config, self.length, self.length / SECONDS, str(self.device))
+        with computing_in("float32"):
+            exact = calls_per_s(self.device, self.seconds, twins.plain_iteration)
         reference = calls_per_s(self.device, self.seconds, twins.plain_iteration)
-        print(f"{'reference':16s} {reference:8.2f} iterations/s", flush=True)
-        figures["iterations_per_s"]["reference"] = reference
+        print(f"reference {reference:14.2f} iterations/s, {exact:.2f} without rounding in tf32", flush=True)
+        figures["iterations_per_s"] |= {"reference": reference, "reference float32": exact}
         for name, graphs in self.modes():
             mode = name + " graphs" * graphs
             if self.device.type == "cuda":
@@ -201,7 +210,8 @@ class Bench:
         total: float = sum(rates.get(timeout=PATIENCE_S) for _ in processes)
         for process in processes:
             process.join()
-        print(f"{count} trainings at once: {total:.2f} iterations/s", flush=True)
+        service = " with MPS" * (mps.PIPES in os.environ)
+        print(f"{count} trainings at once{service}: {total:.2f} iterations/s", flush=True)
         return total
 
 
@@ -215,7 +225,8 @@ def iterate(gan: Gan, wave: Tensor, label: Tensor) -> None:
 def train_alone(config: TrialConfig, length: int, device: torch.device, seconds: float, start: Any, rates: Any) -> None:
     """What a process does that shares the device with others: begin with them and tell how fast it went."""
     bench = Bench(config, length, device, seconds)
-    gan = bench.gan(cuda_graphs=device.type == "cuda")
+    usual = TrainingConfig()
+    gan = bench.gan(precision=usual.precision, cuda_graphs=usual.cuda_graphs)
     work = partial(iterate, gan, *bench.batch(config.training.batch_size))
     for _ in range(WARM_UP + 1):
         work()

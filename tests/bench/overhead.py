@@ -36,7 +36,7 @@ from ray.tune.search.optuna import OptunaSearch as StockSearch
 from rich.console import Console
 
 from search import cluster, session, tuner
-from search.config import SearchConfig
+from search.config import ResourcesConfig, SearchConfig
 from search.optuna_search import OptunaSearch
 from search.presets import preset
 from search.progress import Progress
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="of one step; at least 210 (default: 1000)")
     options = parser.parse_args()
-    cluster.start_ray()
+    cluster.start_ray(ResourcesConfig())
     with tempfile.TemporaryDirectory(prefix="bench-overhead-") as scratch:
         folder = Path(scratch)
         data = make_demo_data(folder)

@@ -50,7 +50,7 @@ from rich.console import Console
 from simulated_actors import SimulatedActors
 
 from search import cluster, session, tuner
-from search.config import SearchConfig
+from search.config import ResourcesConfig, SearchConfig
 from search.line_log import LOG, parts
 from search.optuna_search import OptunaSearch
 from search.presets import preset
@@ -161,7 +161,7 @@ def main() -> None:
         if options.proposals:
             found: dict[str, Any] = proposals(options.proposals, options.at_once)
         else:
-            cluster.start_ray()
+            cluster.start_ray(ResourcesConfig())
             if options.at_once:
                 simulate(options.at_once, options.reports)
             with counting_s3("mine") if options.s3 else nullcontext() as counts:

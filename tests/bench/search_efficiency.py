@@ -28,7 +28,7 @@ from ray import tune
 from rich.console import Console
 
 from search import cluster, session, tuner
-from search.config import SchedulerConfig, SearchConfig, StoppingConfig, WandbConfig
+from search.config import ResourcesConfig, SchedulerConfig, SearchConfig, StoppingConfig, WandbConfig
 from search.presets import preset
 from search.progress import Progress
 from trainables.config import with_values
@@ -53,7 +53,7 @@ class Watch(tune.Callback):
 def main() -> None:
     """Command line."""
     options = _parser().parse_args()
-    cluster.start_ray()
+    cluster.start_ray(ResourcesConfig())
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as scratch:
         folder = Path(scratch)
         data = options.data or make_demo_data(folder)

@@ -1,0 +1,42 @@
+"""NVIDIA's Multi-Process Service: with it, processes that share a GPU compute at once instead of taking turns."""
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+CONTROL = "nvidia-cuda-mps-control"
+# Where a process looks for the service, and where it looks if that is not set.
+PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+USUAL_PIPES = Path("/tmp/nvidia-mps")
+
+
+def start() -> None:
+    """Start the service for the processes that this one starts; it ends with this one.
+
+    Does nothing where there is no such service, or one is running.
+
+    Raises:
+        subprocess.CalledProcessError: if it does not start.
+    """
+    if PIPES in os.environ or USUAL_PIPES.exists() or not shutil.which(CONTROL):
+        return
+    folder = tempfile.mkdtemp(prefix="mps-")
+    os.environ |= {PIPES: folder, LOGS: folder}
+    subprocess.run([CONTROL, "-d"], check=True, capture_output=True)
+    atexit.register(_end, folder)
+
+
+def _end(folder: str) -> None:
+    subprocess.run([CONTROL], input="quit\n", text=True, check=True, capture_output=True)
+    shutil.rmtree(folder)
+
+
+def leave() -> None:
+    """Compute without the service in this process, which has its GPU for itself; before it first uses the GPU.
+
+    Trainings alone on a GPU are up to a tenth faster without.
+    """
+    os.environ[PIPES] = os.devnull
