@@ -1,5 +1,6 @@
 """The Ray cluster that a search runs on: joined or started, waited for, and what of a search has room on it."""
 
+import atexit
 import os
 import time
 import uuid
@@ -56,6 +57,7 @@ def start_ray(resources: ResourcesConfig) -> None:
             mps.start()
         dashboard = resources.workers_per_trial > 1
         ray.init(address="local", include_dashboard=dashboard, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        atexit.register(ray.shutdown)  # before what its processes share a GPU by
 
 
 def fitting(config: SearchConfig, console: Console) -> ResourcesConfig:

@@ -426,7 +426,7 @@ def slurm(tmp_path):
             file.chmod(0o755)
         (tmp_path / ".venv" / "bin").mkdir(parents=True)
         (tmp_path / ".venv" / "bin" / "activate").write_text("")
-        variables = {"PATH": f"{commands}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "[one-three]"}
+        variables = {"PATH": f"{commands}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "[one-three]", "SLURM_JOB_ID": "7"}
         storage = {"SEARCH_DATA": "/shared/windows", "SEARCH_RESULTS": "/shared/results"}
         script = ["bash", str(VARIANTS / "slurm.sh"), "--max-hours", "22"]
         done = subprocess.run(script, cwd=tmp_path, env={**variables, **storage}, timeout=50, check=False)
@@ -448,4 +448,5 @@ def test_slurm_starts_head_workers_and_search_in_order_and_ends_with_its_status(
     assert "--dashboard-host=127.0.0.1" in head
     assert "--nodes=2 " in workers
     assert "-w two,three " in workers
+    assert all("nvidia-cuda-mps-control -d" in line for line in (head, workers))
     assert "-w one python search/run.py --max-hours 22 " in search

@@ -42,7 +42,7 @@ def run(tmp_path, monkeypatch):
 
 def test_the_service_starts_for_this_process_s_children_and_ends_with_it(run):
     pipes, calls = run("mps.start(); mps.start()")
-    assert calls == [f"-d  in {pipes}", f" quit in {pipes}"]
+    assert calls == [f"-d  in {pipes}", f" quit -t 10 in {pipes}"]
     assert not Path(pipes).exists()
 
 

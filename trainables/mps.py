@@ -11,6 +11,8 @@ CONTROL = "nvidia-cuda-mps-control"
 # Where a process looks for the service, and where it looks if that is not set.
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 USUAL_PIPES = Path("/tmp/nvidia-mps")
+# How long processes that still use a GPU are waited for at the end.
+PATIENCE_S = 10
 
 
 def start() -> None:
@@ -30,7 +32,8 @@ def start() -> None:
 
 
 def _end(folder: str) -> None:
-    subprocess.run([CONTROL], input="quit\n", text=True, check=True, capture_output=True)
+    ending = f"quit -t {PATIENCE_S}\n"
+    subprocess.run([CONTROL], input=ending, text=True, check=True, capture_output=True, timeout=2 * PATIENCE_S)
     shutil.rmtree(folder)
 
 

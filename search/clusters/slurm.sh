@@ -23,13 +23,17 @@ export SEARCH_DATA SEARCH_RESULTS RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 machines=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 head=${machines[0]}
 
-srun --nodes=1 --ntasks=1 --overlap -w "$head" \
+# By NVIDIA's MPS trials that share a GPU compute at once.
+export CUDA_MPS_PIPE_DIRECTORY=/tmp/mps-$SLURM_JOB_ID CUDA_MPS_LOG_DIRECTORY=/tmp/mps-$SLURM_JOB_ID
+with_mps='mkdir -p "$CUDA_MPS_PIPE_DIRECTORY"; nvidia-cuda-mps-control -d || echo "No MPS: they take turns."; exec "$@"'
+
+srun --nodes=1 --ntasks=1 --overlap -w "$head" sh -c "$with_mps" - \
   ray start --head --block --node-ip-address="$head" --port=6379 --dashboard-host=127.0.0.1 &
 export RAY_ADDRESS=$head:6379 # where search/run.py finds it
 until ray status > /dev/null 2>&1; do sleep 1; done
 if ((${#machines[@]} > 1)); then
   workers=$(IFS=,; echo "${machines[*]:1}")
-  srun --nodes=$((${#machines[@]} - 1)) --ntasks-per-node=1 --overlap -w "$workers" \
+  srun --nodes=$((${#machines[@]} - 1)) --ntasks-per-node=1 --overlap -w "$workers" sh -c "$with_mps" - \
     ray start --block --address="$RAY_ADDRESS" &
 fi
 
