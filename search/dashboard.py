@@ -35,6 +35,7 @@ SECTIONS = {
         "fidelity/duration",
         "fidelity/coupling",
         "fidelity/embedding",
+        "fidelity/conditions",
         "fidelity/crest",
         "fidelity/response_spectrum",
     ),

@@ -13,6 +13,13 @@ from trainables.score import misfit, score
 BAND = Band(50.0, 0.5, 20.0)
 
 
+class Judge(Fidelity):
+    """Of windows that nothing else is asked of than to be an earthquake's."""
+
+    def __call__(self, wave):
+        return super().__call__(wave, torch.ones(len(wave), 1))
+
+
 def windows(n, seed, events=20):
     """Z-scored coloured bursts: what real records look like to the metrics."""
     rng = torch.Generator().manual_seed(seed)
@@ -25,7 +32,7 @@ def windows(n, seed, events=20):
 
 @pytest.fixture(scope="module")
 def judge():
-    return Fidelity(windows(200, 1), windows(80, 2), BAND, fakes=80, splits=50)
+    return Judge(windows(200, 1), windows(80, 2), BAND, fakes=80, splits=50)
 
 
 def test_real_against_real_scores_about_one(judge):
@@ -119,20 +126,20 @@ def test_gates_are_wider_and_coverage_is_skipped_where_windows_are_few():
 
 def test_two_judges_of_the_same_windows_give_the_same_score():
     wave = windows(80, 3).wave
-    judges = [Fidelity(windows(50, 1), windows(60, 2), BAND, 80, 50) for _ in range(2)]
+    judges = [Judge(windows(50, 1), windows(60, 2), BAND, 80, 50) for _ in range(2)]
     assert judges[0](wave) == judges[1](wave)
 
 
 @pytest.mark.parametrize(("n", "events", "resolvable"), [(60, 12, True), (40, 12, False), (60, 9, False)])
 def test_too_few_windows_or_events_are_told(n, events, resolvable):
-    judge = Fidelity(windows(60, 1), windows(n, 2, events), BAND, 64, 20)
+    judge = Judge(windows(60, 1), windows(n, 2, events), BAND, 64, 20)
     assert judge.resolvable is resolvable
 
 
 def test_windows_of_noise_do_not_help_to_resolve_a_score():
     quakes = windows(60, 2)
     noise = torch.where(torch.arange(60) < 40, quakes.event, -1)
-    judge = Fidelity(windows(60, 1), Windows(quakes.wave, quakes.label, noise), BAND, 64, 20)
+    judge = Judge(windows(60, 1), Windows(quakes.wave, quakes.label, noise), BAND, 64, 20)
     assert not judge.resolvable
 
 
@@ -143,9 +150,43 @@ def test_floors_come_with_their_band(judge):
 
 def test_fewer_than_four_validation_windows_are_refused():
     with pytest.raises(ValueError, match="only 3 windows to judge by; expected at least 4"):
-        Fidelity(windows(60, 1), windows(3, 2), BAND, 64, 20)
+        Judge(windows(60, 1), windows(3, 2), BAND, 64, 20)
 
 
 def test_more_validation_windows_than_fakes_are_compared_in_equal_numbers():
-    judge = Fidelity(windows(60, 1), windows(80, 2), BAND, 20, 50)
+    judge = Judge(windows(60, 1), windows(80, 2), BAND, 20, 50)
     assert 0.7 < judge(windows(20, 3).wave)["fidelity/log_psd"] < 1.4
+
+
+def conditioned(n, seed, heeds=True):
+    """Bursts under a first condition of which they get longer, if they heed it; the second is not to be heeded."""
+    rng = torch.Generator().manual_seed(seed)
+    asked = torch.randn(n, 2, generator=rng)
+    length = asked[:, 0] if heeds else torch.randn(n, generator=rng)
+    time = torch.arange(1000) / 50.0
+    wave = torch.randn(n, 3, 1000, generator=rng) * torch.exp(-time / (2 + length.clamp(-1.5, 3)[:, None, None]))
+    return Windows(metrics.z_score(wave), torch.cat([torch.ones(n, 1), asked], dim=1), torch.arange(n) % 20)
+
+
+@pytest.fixture(scope="module")
+def asking():
+    return Fidelity(conditioned(200, 1), conditioned(120, 2), BAND, fakes=120, splits=50)
+
+
+def test_windows_that_heed_their_conditions_are_told_from_those_that_heed_none(asking):
+    heeding, heedless = (conditioned(120, 3, heeds) for heeds in (True, False))
+    right, wrong = (asking(each.wave, each.label) for each in (heeding, heedless))
+    assert right["fidelity/conditions"] < 2
+    assert wrong["fidelity/conditions"] > 3
+    assert wrong["score"] > 1.15 * right["score"]
+
+
+def test_what_is_made_for_another_s_conditions_fails_by_these_alone(asking):
+    made = conditioned(120, 3)
+    right, wrong = asking(made.wave, made.label), asking(made.wave, made.label.roll(1, 0))
+    changed = {name for name in right if right[name] != wrong[name]}
+    assert changed == {"score", "fidelity/conditions"}
+
+
+def test_where_all_windows_are_asked_for_alike_there_is_nothing_to_heed(judge):
+    assert "fidelity/conditions" not in judge(windows(80, 3).wave)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables import metrics
+from trainables import distances, metrics
 from trainables.batches import Windows
+from trainables.distances import Distance
 from trainables.embedding import Embedding
 from trainables.reference import Reference, drift_reference, kept
 from trainables.score import misfit, score
@@ -22,9 +23,13 @@ from trainables.score import misfit, score
 MIN_WINDOWS, MIN_EVENTS = 50, 10
 # Two halves of two windows each have a mean and a spread; with fewer there is no distance.
 MIN_JUDGED = 4
-# The parts of the score (C, D, E, G, H and O); the others are reported beside it. Without G a score hardly tells noise
-# shaped like records, component by component, from records.
-SCORED = ("log_psd", "envelope", "duration", "coupling", "embedding", "band_envelope")
+# The parts of the score; the others are reported beside it. Without coupling it hardly tells noise shaped like records,
+# component by component, from records; without conditions, records from those that heed nothing they are asked for.
+SCORED = ("log_psd", "envelope", "duration", "coupling", "embedding", "band_envelope", "conditions")
+# What is expected to change with magnitude and distance.
+CONDITIONED = ("log_psd", "envelope")
+# A label or condition that varies less than this among real windows asks for nothing.
+LEAST_SPREAD = 1e-6
 SLOW = "slow_motion"
 # Windows looked at together, which bounds the memory that a large dataset takes.
 CHUNK = 32
@@ -32,8 +37,6 @@ CHUNK = 32
 SEED = 0
 
 Feature = Callable[[Tensor], Tensor]
-# From real features and a choice of them for each split, and others likewise, to the distances (S,).
-Distance = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Fidelity:
             raise ValueError(f"only {len(val.wave)} windows to judge by; expected at least {MIN_JUDGED}")
         self._embedding = Embedding(train.wave, band.fs_hz, band.high_hz)
         self._measures = _measures(band, self._embedding, components=train.wave.shape[1])
+        self._varying = val.label.std(0, correction=0) > LEAST_SPREAD
+        self._distances = {name: distance for name, (_, distance) in self._measures.items()}
+        if self._varying.any():
+            self._distances["conditions"] = partial(distances.association, int(self._varying.sum()))
         self._slow: Feature = partial(metrics.slow_motion, fs_hz=band.fs_hz, low_hz=band.low_hz)
         rng = torch.Generator().manual_seed(SEED)
         self._count = fakes
@@ -69,7 +76,7 @@ class Fidelity:
         self.resolvable = val.earthquakes >= MIN_WINDOWS and val.events >= MIN_EVENTS
 
     def _measured(self, train: Windows, val: Windows, rng: torch.Generator) -> Reference:
-        real = {name: _features(feature, val.wave) for name, (feature, _) in self._measures.items()}
+        real = self._features(val.wave, val.label)
         places = self._embedding.projected(real["embedding"])
         distance = torch.cdist(places, places)
         return Reference(
@@ -83,8 +90,10 @@ class Fidelity:
             thesis=_thesis(val.wave),
         )
 
-    def __call__(self, wave_NCT: Tensor) -> dict[str, float]:
+    def __call__(self, wave_NCT: Tensor, label_NL: Tensor) -> dict[str, float]:
         """Score generated windows as the generator gives them, not normalised; lower is better, 1 the best.
+
+        `label_NL` are the labels and conditions that they were generated for.
 
         Returns:
             `score`; its parts and further ones over their floors; the gates; the drifts in units of their spread; and
@@ -92,7 +101,7 @@ class Fidelity:
         """
         assert len(wave_NCT) == self._count, "the number of fakes is fixed, or the floors would not belong to it"
         shape = metrics.z_score(wave_NCT)
-        features = {name: _features(feature, shape) for name, (feature, _) in self._measures.items()}
+        features = self._features(shape, label_NL)
         parts = {name: self._over_floor(name, feature) for name, feature in features.items()}
         gates = {"normalisation": metrics.normalisation_drift(wave_NCT), SLOW: self._excess(shape)}
         gates |= self._among_fakes(features)
@@ -105,12 +114,19 @@ class Fidelity:
             **{f"thesis/{name}": value for name, value in self._thesis_table(wave_NCT).items()},
         }
 
+    def _features(self, wave_NCT: Tensor, label_NL: Tensor) -> dict[str, Tensor]:
+        features = {name: _features(feature, wave_NCT) for name, (feature, _) in self._measures.items()}
+        if "conditions" in self._distances:
+            heeding = [features[name] for name in CONDITIONED]
+            features["conditions"] = torch.cat([*heeding, label_NL[:, self._varying]], dim=1)
+        return features
+
     def _over_floor(self, name: str, fake_ND: Tensor) -> float:
-        distance = self._measures[name][1](self._real[name], self._one, fake_ND, self._fakes)
+        distance = self._distances[name](self._real[name], self._one, fake_ND, self._fakes)
         return float(distance.median()) / self.floors[name]["median"]
 
     def _among_real(self, name: str, real_ND: Tensor, one_Sn: Tensor, other_Sn: Tensor) -> Tensor:
-        return self._measures[name][1](real_ND, one_Sn, real_ND, other_Sn)
+        return self._distances[name](real_ND, one_Sn, real_ND, other_Sn)
 
     def _event_disjoint(self, real: Mapping[str, Tensor], event_N: Tensor, rng: torch.Generator) -> dict[str, float]:
         """Floors between windows of different earthquakes over floors between any: what a few events decide."""
@@ -136,7 +152,8 @@ class Fidelity:
 
     def _picked_places(self, real_NN: Tensor, between_NM: Tensor, other_Sn: Tensor) -> dict[str, float]:
         """Means over splits of coverage and density of one half of the real windows by others."""
-        within, between = _picked(real_NN, self._one, self._one), _picked(between_NM, self._one, other_Sn)
+        within = distances.picked(real_NN, self._one, self._one)
+        between = distances.picked(between_NM, self._one, other_Sn)
         density, coverage = metrics.density_coverage(within, between)
         return {"coverage": float(coverage.mean()), "density": float(density.mean())}
 
@@ -166,57 +183,22 @@ def describe(fidelity: Fidelity) -> dict[str, Any]:
 def _measures(band: Band, embedding: Embedding, components: int) -> dict[str, tuple[Feature, Distance]]:
     fs_hz, low_hz, high_hz = band.fs_hz, band.low_hz, band.high_hz
     measures: dict[str, tuple[Feature, Distance]] = {
-        "log_psd": (partial(metrics.log_psd, fs_hz=fs_hz, low_hz=low_hz, high_hz=high_hz), _frechet),
-        "envelope": (partial(metrics.log_envelope, fs_hz=fs_hz), _frechet),
-        "band_envelope": (partial(metrics.band_envelopes, fs_hz=fs_hz, high_hz=high_hz), _frechet),
-        "duration": (partial(metrics.durations, fs_hz=fs_hz), _wasserstein),
-        "embedding": (embedding, _mmd),
-        "crest": (metrics.crest, _wasserstein),
-        "response_spectrum": (partial(metrics.response_spectra, fs_hz=fs_hz, low_hz=low_hz), _wasserstein),
+        "log_psd": (partial(metrics.log_psd, fs_hz=fs_hz, low_hz=low_hz, high_hz=high_hz), distances.frechet),
+        "envelope": (partial(metrics.log_envelope, fs_hz=fs_hz), distances.frechet),
+        "band_envelope": (partial(metrics.band_envelopes, fs_hz=fs_hz, high_hz=high_hz), distances.frechet),
+        "duration": (partial(metrics.durations, fs_hz=fs_hz), distances.wasserstein),
+        "embedding": (embedding, distances.mmd),
+        "crest": (metrics.crest, distances.wasserstein),
+        "response_spectrum": (partial(metrics.response_spectra, fs_hz=fs_hz, low_hz=low_hz), distances.wasserstein),
     }
     if components > 1:
-        measures["coupling"] = partial(metrics.coupling, fs_hz=fs_hz, high_hz=high_hz), _wasserstein
+        measures["coupling"] = partial(metrics.coupling, fs_hz=fs_hz, high_hz=high_hz), distances.wasserstein
     return measures
 
 
 def _features(feature: Feature, wave_NCT: Tensor) -> Tensor:
     """Features (N, D) of windows, a few at a time."""
     return torch.cat([feature(chunk).flatten(1) for chunk in wave_NCT.split(CHUNK)])
-
-
-def _frechet(real_ND: Tensor, one_Sn: Tensor, other_MD: Tensor, other_Sn: Tensor) -> Tensor:
-    return metrics.frechet_diagonal(*_statistics(real_ND, one_Sn), *_statistics(other_MD, other_Sn))
-
-
-def _statistics(features_ND: Tensor, index_Sn: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and std (S, D) of each choice of windows, as products of matrices."""
-    chosen = features_ND.new_zeros(len(index_Sn), len(features_ND))
-    chosen.scatter_(1, index_Sn.to(features_ND.device), 1 / index_Sn.shape[1])
-    middle = features_ND.mean(0)
-    mean = chosen @ (features_ND - middle)
-    square = chosen @ (features_ND - middle).square()
-    return mean + middle, (square - mean.square()).clamp_min(0).sqrt()
-
-
-def _wasserstein(real_ND: Tensor, one_Sn: Tensor, other_MD: Tensor, other_Sn: Tensor) -> Tensor:
-    """Averaged over features, each in units of its spread over real windows."""
-    unit = real_ND.std(0, correction=0).clamp_min(metrics.EPS)
-    return (metrics.wasserstein(real_ND[one_Sn], other_MD[other_Sn]) / unit).mean(-1)
-
-
-def _mmd(real_ND: Tensor, one_Sn: Tensor, other_MD: Tensor, other_Sn: Tensor) -> Tensor:
-    pairs = (
-        (real_ND, one_Sn, real_ND, one_Sn),
-        (real_ND, one_Sn, other_MD, other_Sn),
-        (other_MD, other_Sn, other_MD, other_Sn),
-    )
-    kernels = [_picked(metrics.polynomial_kernel(a, b), i, j) for a, i, b, j in pairs]
-    return metrics.mmd(*kernels)
-
-
-def _picked(matrix: Tensor, rows_Sn: Tensor, columns_Sn: Tensor) -> Tensor:
-    """Of a matrix the chosen rows and columns for each split, (S, n, n)."""
-    return matrix[rows_Sn[:, :, None], columns_Sn[:, None, :]]
 
 
 def appearance(features: Mapping[str, Tensor]) -> Tensor:

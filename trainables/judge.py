@@ -46,7 +46,11 @@ class Judge:
 
     def score(self, generator: AnyGenerator) -> dict[str, float]:
         """Score a generator as it is; lower is better."""
-        return self.fidelity(self.generate(generator))
+        return self.judged(self.generate(generator))
+
+    def judged(self, wave_NCT: Tensor) -> dict[str, float]:
+        """Score what `generate` gave."""
+        return self.fidelity(wave_NCT, self._label)
 
     def drifts(self, generator: AnyGenerator) -> dict[str, float]:
         """How far each moment of a generator's output is from the real one."""

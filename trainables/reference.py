@@ -24,7 +24,7 @@ from trainables import metrics
 from trainables.batches import PreparedDataset, Windows
 
 # The text of what measures is its version: a number would sooner or later not be raised.
-CODE = ("embedding.py", "fidelity.py", "metrics.py", "reference.py")
+CODE = ("distances.py", "embedding.py", "fidelity.py", "metrics.py", "reference.py")
 # Windows looked at together, which bounds memory.
 CHUNK = 32
 # Z-scored records agree in mean and std to rounding, which is no unit to measure a drift by.
@@ -73,7 +73,7 @@ def file_beside(dataset: PreparedDataset, judged: Windows, *how: Any) -> Path:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in CODE:
         digest.update(Path(__file__).with_name(name).read_bytes())
-    for part in (*wave.split(CHUNK), judged.event):
+    for part in (*wave.split(CHUNK), judged.event, judged.label):
         digest.update(part.cpu().contiguous().numpy())
     return dataset.folder / f"judge-{digest.hexdigest()[:16]}.npz"
 

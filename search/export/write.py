@@ -136,7 +136,7 @@ def _test_scores(config: TrialConfig, dataset: PreparedDataset, generator: AnyGe
     judge = Judge(config, dataset, train, test)
     fake, band = judge.generate(generator), Band(dataset.fs_hz, *dataset.usable_band_hz)
     looked = closer_look(train.wave, test.wave, fake, band, config.seed)
-    return {**judge.fidelity(fake), **looked, **describe(judge.fidelity)}
+    return {**judge.judged(fake), **looked, **describe(judge.fidelity)}
 
 
 def _write(

@@ -38,6 +38,7 @@ NAMES = {
     "duration": "durations",
     "embedding": "embedding",
     "coupling": "coupling of components",
+    "conditions": "heeding of conditions",
     "crest": "crest and moments",
     "response_spectrum": "response spectra",
 }

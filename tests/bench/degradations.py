@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainables.batches import PreparedDataset, Windows
+from trainables.config import CONDITIONS, ModelConfig
 from trainables.fidelity import Band
 from trainables.metrics import z_score
 
@@ -63,6 +64,12 @@ def component_shuffle(wave_NCT: Tensor, share: float, band: Band) -> Tensor:
     return shuffled
 
 
+def exchange(wave_NCT: Tensor, share: float, band: Band) -> Tensor:
+    """So many of the windows each in the place of the one before, whose conditions they were not made for."""
+    count = round(share * len(wave_NCT))
+    return torch.cat([wave_NCT[:count].roll(1, 0), wave_NCT[count:]])
+
+
 def amplitude(wave_NCT: Tensor, factor: float, band: Band) -> Tensor:
     """Too large by a factor."""
     return wave_NCT * factor
@@ -95,6 +102,7 @@ DEGRADATIONS = {
     "phase randomisation": Degradation(phases, (0.2, 0.4, 0.6, 0.8, 1.0), "fidelity/band_envelope"),
     "time shift": Degradation(time_shift, (0.5, 1.0, 2.0, 4.0, 8.0), "fidelity/envelope"),
     "component shuffle": Degradation(component_shuffle, (0.2, 0.4, 0.6, 0.8, 1.0), "fidelity/coupling"),
+    "exchange": Degradation(exchange, (0.2, 0.4, 0.6, 0.8, 1.0), "fidelity/conditions"),
     "amplitude": Degradation(amplitude, (1.3, 1.5, 2.0, 3.0, 5.0), "gate/normalisation"),
     "spectral tilt": Degradation(spectral_tilt, (0.1, 0.2, 0.4, 0.8, 1.6), "fidelity/log_psd"),
     "duplicates": Degradation(duplicates, (0.9, 0.7, 0.5, 0.3, 0.1), "gate/coverage", falls=True),
@@ -121,7 +129,7 @@ def flat_noise(wave_NCT: Tensor, band: Band) -> Tensor:
 
 def thirds(dataset: PreparedDataset, seed: int) -> tuple[Windows, Windows, Windows]:
     """All windows of a dataset in three equal parts, drawn at random as the halves of a floor are."""
-    parts = [dataset.part(name) for name in ("train", "val", "test")]
+    parts = [dataset.part(name, ModelConfig(conditions=CONDITIONS)) for name in ("train", "val", "test")]
     offsets = [0, *torch.tensor([part.events for part in parts]).cumsum(0).tolist()]
     wave, label = (torch.cat([getattr(part, name) for part in parts]) for name in ("wave", "label"))
     event = torch.cat([part.event + offset for part, offset in zip(parts, offsets[:-1], strict=True)])

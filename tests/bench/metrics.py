@@ -78,7 +78,7 @@ def alone(options: argparse.Namespace) -> dict[str, float]:
     judge = Fidelity(train_part, val_part, band, options.windows, EvaluationConfig().splits)
     print(f"built in {time.perf_counter() - start:.2f} s", flush=True)
     found: list[dict[str, float]] = []
-    seconds = _best(lambda: found.append(judge(fake.wave)), max(2, options.rounds))
+    seconds = _best(lambda: found.append(judge(fake.wave, fake.label)), max(2, options.rounds))
     grown = _memory("VmHWM") - before
     assert all(each == found[0] for each in found), "the same windows were judged differently"
     _print_table(judge, fake.wave, seconds, options.rounds)
@@ -135,9 +135,9 @@ def share_of_trial(dataset: PreparedDataset, epochs: int) -> float:
     shares: list[float] = []
 
     class TimedFidelity(Fidelity):
-        def __call__(self, wave_NCT: Tensor) -> dict[str, float]:
+        def __call__(self, wave_NCT: Tensor, label_NL: Tensor) -> dict[str, float]:
             start = time.perf_counter()
-            found = super().__call__(wave_NCT)
+            found = super().__call__(wave_NCT, label_NL)
             judging.append(time.perf_counter() - start)
             return found
 

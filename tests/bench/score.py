@@ -26,7 +26,7 @@ from degradations import (
 from demo_data import make_demo_data
 from torch import Tensor
 
-from trainables.batches import PreparedDataset
+from trainables.batches import PreparedDataset, Windows
 from trainables.fidelity import SCORED, Band, Fidelity
 
 SPLITS = 50
@@ -63,7 +63,7 @@ def benchmark(dataset: PreparedDataset, seeds: int) -> dict[str, float]:
     print("order: " + " < ".join(f"{name} {score:.2f}" for name, score in ladder.items()))
     real = real_scores(dataset, seeds)
     print("real against real: " + ", ".join(f"{score:.2f}" for score in sorted(real)))
-    shaped = bench(shaped_noise(bench.real, bench.band))
+    shaped = bench(shaped_noise(bench.real.wave, bench.band), bench.real)
     print("noise with each window's envelope and spectrum: " + _parts(shaped))
     figures = {
         "rising": statistics.mean(rising),
@@ -80,19 +80,19 @@ class Bench:
 
     def __init__(self, dataset: PreparedDataset, seed: int):
         train, real, held = thirds(dataset, seed)
-        self.real, self.held = real.wave, held.wave
+        self.real, self.held = real, held
         self.band = Band(dataset.fs_hz, *dataset.usable_band_hz)
-        self._judge = Fidelity(train, real, self.band, len(self.held), SPLITS)
+        self._judge = Fidelity(train, real, self.band, len(held.wave), SPLITS)
 
-    def __call__(self, wave_NCT: Tensor) -> dict[str, float]:
-        """Judge as many windows as there are held out."""
-        return self._judge(wave_NCT)
+    def __call__(self, wave_NCT: Tensor, windows: Windows) -> dict[str, float]:
+        """Judge what was made of windows, of as many as are held out."""
+        return self._judge(wave_NCT, windows.label)
 
     def levels(self, degradation: Degradation) -> tuple[list[float], list[float]]:
         """The named measure (its sign such that it should rise) and the score at each level."""
         # Copies of few windows are measured on windows held out: the real ones would cover themselves.
-        wave = self.held if degradation.falls else self.real
-        found = [self(degradation.apply(wave, level, self.band)) for level in degradation.levels]
+        windows = self.held if degradation.falls else self.real
+        found = [self(degradation.apply(windows.wave, level, self.band), windows) for level in degradation.levels]
         sign = -1 if degradation.falls else 1
         return [sign * each[degradation.named] for each in found], [each["score"] for each in found]
 
@@ -106,20 +106,21 @@ class Bench:
 
     def ladder(self) -> dict[str, float]:
         """Scores of windows from the best to the worst."""
+        wave = self.held.wave
         steps = {
-            "held-out real": self.held,
-            "lightly degraded": white_noise(self.held, LIGHTLY, self.band),
-            "phase-randomised": phases(self.held, 1.0, self.band),
-            "noise of their mean spectrum": mean_spectrum_noise(self.held, self.band),
-            "white noise": flat_noise(self.held, self.band),
+            "held-out real": wave,
+            "lightly degraded": white_noise(wave, LIGHTLY, self.band),
+            "phase-randomised": phases(wave, 1.0, self.band),
+            "noise of their mean spectrum": mean_spectrum_noise(wave, self.band),
+            "white noise": flat_noise(wave, self.band),
         }
-        return {name: self(wave)["score"] for name, wave in steps.items()}
+        return {name: self(step, self.held)["score"] for name, step in steps.items()}
 
 
 def real_scores(dataset: PreparedDataset, seeds: int) -> list[float]:
     """Scores of held-out real windows in as many draws."""
     benches = (Bench(dataset, seed) for seed in range(seeds))
-    return [bench(bench.held)["score"] for bench in benches]
+    return [bench(bench.held.wave, bench.held)["score"] for bench in benches]
 
 
 def is_rising(values: list[float]) -> bool:
