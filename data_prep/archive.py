@@ -34,6 +34,11 @@ _AXES = {"E": "E", "N": "N", "Z": "Z", "U": "E", "V": "N", "W": "Z", "1": "E", "
 _AXES_BESIDE_Z = _AXES | {"1": "N", "2": "E"}
 _RECORD = ["source_file", *IDENTITY, "data_type"]
 _CORNERS = (b"low_cut_frequency_hz", b"high_cut_frequency_hz")
+# Strings of any length by their character set, as numpy and HDF5 know them; h5py makes both anew for each attribute.
+_TEXTS = {
+    cset: (dtype, h5t.py_create(dtype))
+    for cset, dtype in ((h5t.CSET_ASCII, h5py.string_dtype("ascii")), (h5t.CSET_UTF8, h5py.string_dtype("utf-8")))
+}
 _CM_S2 = {"cm/s^2": 1.0, "cm/s/s": 1.0, "cm/s2": 1.0, "gal": 1.0, "m/s^2": 100.0, "g": 980.665}
 
 
@@ -241,13 +246,17 @@ def _cm_s2(unit: str) -> float:
 def _attribute(place: h5py.h5g.GroupID, name: bytes, kind: h5t.TypeID) -> Any:
     """A number of an object's attributes, as a number of 8 bytes."""
     attribute = h5py.h5a.open(place, name)
-    if attribute.get_space().get_simple_extent_type() != h5s.SCALAR:  # `read` would write past the end of `value`
+    if not _is_one(attribute):  # `read` would write past the end of `value`
         raise ValueError(f"{name.decode()} has shape {attribute.shape}, one number expected")
     if attribute.get_type().get_class() not in (h5t.INTEGER, h5t.FLOAT):
         raise ValueError(f"{name.decode()} is no number")
     value: np.ndarray = np.empty((), kind.dtype)
     attribute.read(value, kind)
     return value[()]
+
+
+def _is_one(attribute: h5py.h5a.AttrID) -> bool:
+    return bool(attribute.get_space().get_simple_extent_type() == h5s.SCALAR)
 
 
 def _header(file: h5py.File, key: str) -> h5py.h5d.DatasetID | None:
@@ -268,8 +277,14 @@ def _text(header: h5py.h5d.DatasetID | None, name: bytes) -> str:
         attribute = h5py.h5a.open(header, name)
     except KeyError:
         return ""
-    value: np.ndarray = np.empty(attribute.shape, attribute.dtype)
-    attribute.read(value)
+    kind = attribute.get_type()
+    if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str() and _is_one(attribute):
+        dtype, memory = _TEXTS[kind.get_cset()]
+        value: np.ndarray = np.empty((), dtype)
+        attribute.read(value, memory)
+    else:
+        value = np.empty(attribute.shape, attribute.dtype)
+        attribute.read(value)
     raw = value[()]
     text = (raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)).strip()
     return "" if text == "None" else text

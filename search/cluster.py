@@ -18,10 +18,12 @@ os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 
 import ray
+import torch
 import yaml
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
+from rich.markup import escape
 
 from search.config import ResourcesConfig, SearchConfig
 from search.storage import Place
@@ -40,7 +42,7 @@ MOST_WAIT_S, LOOK_S = 1800.0, 2.0
 SEEN_WITHIN_S = 10.0
 
 
-def start_ray(resources: ResourcesConfig) -> None:
+def start_ray(resources: ResourcesConfig, console: Console) -> None:
     """Join the Ray cluster of this machine, or start one of this machine alone, quietly.
 
     A cluster is what `RAY_ADDRESS` names, or what `ray up` made of this machine. Another search's own Ray is none:
@@ -53,8 +55,10 @@ def start_ray(resources: ResourcesConfig) -> None:
     if "RAY_ADDRESS" in os.environ or RAY_UP_MARK.expanduser().exists():
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
     else:
-        if resources.gpus_per_trial:
-            mps.start()
+        if resources.gpus_per_trial and torch.cuda.is_available() and (trouble := mps.start()):
+            console.print(
+                f"[yellow]No MPS:[/] trials that share a GPU take turns ({escape(trouble)}).", highlight=False
+            )
         dashboard = resources.workers_per_trial > 1
         ray.init(address="local", include_dashboard=dashboard, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         atexit.register(ray.shutdown)  # before what its processes share a GPU by

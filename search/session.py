@@ -72,7 +72,7 @@ def _run(plan: Plan, turn: Turn, console: Console) -> bool:
         _check_resumable(plan.folder, data)
     for earlier in plan.config.warm_start:
         _check_comparable(Path(earlier), data)
-    start_ray(plan.config.resources)
+    start_ray(plan.config.resources, console)
     config = replace(plan.config, resources=fitting(plan.config, console))
     check_device(config)
     check_shared(plan.results)

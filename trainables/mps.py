@@ -15,20 +15,25 @@ USUAL_PIPES = Path("/tmp/nvidia-mps")
 PATIENCE_S = 10
 
 
-def start() -> None:
-    """Start the service for the processes that this one starts; it ends with this one.
+def start() -> str:
+    """Start the service for the processes that this one starts; it ends with this one. One that runs already will do.
 
-    Does nothing where there is no such service, or one is running.
-
-    Raises:
-        subprocess.CalledProcessError: if it does not start.
+    Returns:
+        Why there is none; empty if there is.
     """
-    if PIPES in os.environ or USUAL_PIPES.exists() or not shutil.which(CONTROL):
-        return
+    if PIPES in os.environ or USUAL_PIPES.exists():
+        return ""
+    if not shutil.which(CONTROL):
+        return f"there is no {CONTROL}"
     folder = tempfile.mkdtemp(prefix="mps-")
-    os.environ |= {PIPES: folder, LOGS: folder}
-    subprocess.run([CONTROL, "-d"], check=True, capture_output=True)
+    places = {PIPES: folder, LOGS: folder}
+    done = subprocess.run([CONTROL, "-d"], env=os.environ | places, capture_output=True, text=True, check=False)
+    if done.returncode:
+        shutil.rmtree(folder)
+        return " ".join((done.stdout + done.stderr).split()) or f"{CONTROL} ended with status {done.returncode}"
+    os.environ |= places
     atexit.register(_end, folder)
+    return ""
 
 
 def _end(folder: str) -> None:

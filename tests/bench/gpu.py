@@ -62,8 +62,10 @@ def main() -> None:
     figures |= bench.precisions()
     figures |= bench.speeds()
     figures["trials"] = {str(count): bench.together(count) for count in options.trials}
-    mps.start()
-    figures["trials_mps"] = {str(count): bench.together(count) for count in options.trials}
+    if trouble := mps.start():
+        print(f"without MPS: {trouble}")
+    else:
+        figures["trials_mps"] = {str(count): bench.together(count) for count in options.trials}
     print(json.dumps(rounded(figures)))
 
 

@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="of one step; at least 210 (default: 1000)")
     options = parser.parse_args()
-    cluster.start_ray(ResourcesConfig())
+    cluster.start_ray(ResourcesConfig(), Console())
     with tempfile.TemporaryDirectory(prefix="bench-overhead-") as scratch:
         folder = Path(scratch)
         data = make_demo_data(folder)

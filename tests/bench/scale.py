@@ -161,7 +161,7 @@ def main() -> None:
         if options.proposals:
             found: dict[str, Any] = proposals(options.proposals, options.at_once)
         else:
-            cluster.start_ray(ResourcesConfig())
+            cluster.start_ray(ResourcesConfig(), Console())
             if options.at_once:
                 simulate(options.at_once, options.reports)
             with counting_s3("mine") if options.s3 else nullcontext() as counts:

@@ -53,7 +53,7 @@ class Watch(tune.Callback):
 def main() -> None:
     """Command line."""
     options = _parser().parse_args()
-    cluster.start_ray(ResourcesConfig())
+    cluster.start_ray(ResourcesConfig(), Console())
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as scratch:
         folder = Path(scratch)
         data = options.data or make_demo_data(folder)
