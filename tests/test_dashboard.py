@@ -9,6 +9,7 @@ from search.dashboard import workspace
 from search.presets import preset
 from search.tracking import metrics_of
 from trainables.batches import PreparedDataset
+from trainables.config import CONDITIONS
 from trainables.training import train
 
 # wandb-workspaces, when imported
@@ -43,7 +44,8 @@ def drawn(content):
 
 def test_every_panel_draws_what_a_trial_logs_and_every_group_of_metrics_is_drawn(prepared, trial_config):
     reports = []
-    config = replace(trial_config, training=replace(trial_config.training, max_epochs=1))
+    training, model = replace(trial_config.training, max_epochs=1), replace(trial_config.model, conditions=CONDITIONS)
+    config = replace(trial_config, training=training, model=model)
     train(config, PreparedDataset.open(prepared), lambda metrics, gan: reports.append(metrics), lambda history: None)
     logged = set(metrics_of({**reports[0], "best_score": 1.0}))
     metrics = drawn(spec())
