@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainables import distances, metrics
-from trainables.batches import Windows
+from trainables.batches import LEAST_SPREAD, Windows
 from trainables.distances import Distance
 from trainables.embedding import Embedding
 from trainables.reference import Reference, drift_reference, kept
@@ -28,8 +28,6 @@ MIN_JUDGED = 4
 SCORED = ("log_psd", "envelope", "duration", "coupling", "embedding", "band_envelope", "conditions")
 # What is expected to change with magnitude and distance.
 CONDITIONED = ("log_psd", "envelope")
-# A label or condition that varies less than this among real windows asks for nothing.
-LEAST_SPREAD = 1e-6
 SLOW = "slow_motion"
 # Windows looked at together, which bounds the memory that a large dataset takes.
 CHUNK = 32
