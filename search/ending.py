@@ -68,6 +68,7 @@ def _say_where_everything_is(
     where, trial_id = shown_path(plan.folder), metrics["trial_id"]
     parameters = ", ".join(f"{key.partition('.')[2]} {shown(value, 3)}" for key, value in metrics["parameters"].items())
     results = ("--results", shown_place(plan.results))
+    longer = str(max(100, 2 * config.training.max_epochs))
     lines = [
         *(verdict.lines if verdict else []),
         f"Best: trial {trial_id}, seed {metrics['seed']}, score {score_text(metrics['validation']['score'])} "
@@ -80,7 +81,7 @@ def _say_where_everything_is(
         f"  {where}/{FINALISTS_FILE}  every training of the finalists" if verdict else "",
         "Next:",
         "  " + _command("search/generate.py", where, "--count", "16", "--out", "waveforms.npy"),
-        "  " + _command("search/run.py", "--trial", f"{where}:{trial_id}", *results, "--max-epochs", "100"),
+        "  " + _command("search/run.py", "--trial", f"{where}:{trial_id}", *results, "--max-epochs", longer),
     ]
     if resolved_mode(config.wandb.mode) == "offline":
         lines.append(f"  {_python()} -m wandb sync {shlex.quote(where)}/wandb/offline-run-*   (with a W&B account)")
