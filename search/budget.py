@@ -42,7 +42,19 @@ def seconds_needed(found: Iterable[tuple[float, float]], config: SearchConfig, a
     return min(needed, limit_hours(config) * 3600 * MOST_KEPT)
 
 
-class Budget(TimeoutStopper):
+class TimeLimit(TimeoutStopper):
+    """Ends trainings, so many at once, when their time is over; infinite means no limit."""
+
+    def __init__(self, seconds: float, at_once: int):
+        super().__init__(seconds)
+        self._at_once = at_once
+
+    def replay(self, past: Sequence[PastTrial]) -> None:
+        """Take off the time that restored trials had taken."""
+        self._budget -= sum(report["seconds"] for trial in past for report in trial.reports) / self._at_once
+
+
+class Budget(TimeLimit):
     """Ends a search at its target score, or while there is still time, or money, for its finalists.
 
     A trial that has come to the target has to be heard of again, by another report or its end: Tune, which stops a
@@ -50,9 +62,8 @@ class Budget(TimeoutStopper):
     """
 
     def __init__(self, config: SearchConfig, at_once: int):
-        super().__init__(limit_hours(config) * 3600)
-        self._config, self._at_once = config, at_once
-        self._reached = False
+        super().__init__(limit_hours(config) * 3600, at_once)
+        self._config, self._reached = config, False
         # Of each trial the lowest score and the seconds of its last epoch.
         self._found: dict[str, tuple[float, float]] = {}
 
@@ -66,11 +77,10 @@ class Budget(TimeoutStopper):
 
     def replay(self, past: Sequence[PastTrial]) -> None:
         """Take note of what a restored search had reported, and of the time that its trials had taken."""
+        super().replay(past)
         for trial in past:
             for report in [*trial.reports, *([] if trial.running else trial.reports[-1:])]:
                 self(trial.trial_id, dict(report))
-        taken_s = sum(trial.reports[-1]["time_total_s"] for trial in past if trial.reports)
-        self._budget -= taken_s / self._at_once
 
     def stop_all(self) -> bool:
         """Whether the search's share of the time is over, or its target reached."""
@@ -91,12 +101,10 @@ def ended_by(config: SearchConfig, trials: Sequence[Trial]) -> str:
 
 
 def left_s(rows: Sequence[TrialRow], config: SearchConfig, at_once: int, taken_s: float) -> float:
-    """What is left of the time, and at least what the search has kept for its finalists; 0 without a limit.
+    """What is left of the time, and at least what the search has kept for its finalists; infinite without a limit.
 
     The time of a resumed search, of which this process has taken `taken_s`, is that of its trials too.
     """
-    limit_s = 3600 * limit_hours(config)
-    if math.isinf(limit_s):
-        return 0.0
-    kept_s = seconds_needed([(row.score, row.epoch_seconds) for row in rows], config, at_once)
-    return max(kept_s, limit_s - max(taken_s, sum(row.seconds for row in rows) / at_once))
+    found = [(row.score, row.epoch_seconds) for row in rows if math.isfinite(row.score)]
+    spent_s = max(taken_s, sum(row.seconds for row in rows) / at_once)
+    return max(seconds_needed(found, config, at_once), 3600 * limit_hours(config) - spent_s)

@@ -209,7 +209,8 @@ def trials_at_once(config: SearchConfig) -> int | None:
 
 def expected_at_once(config: SearchConfig) -> int:
     """How many trials will run at once on the cluster as it is now."""
-    return trials_at_once(config) or max(1, _all_places(config.resources))
+    places = max(1, _all_places(config.resources) // config.resources.workers_per_trial)
+    return min(trials_at_once(config) or places, places)
 
 
 def _all_places(resources: ResourcesConfig) -> int:

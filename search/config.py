@@ -271,7 +271,7 @@ def with_settings(config: SearchConfig, settings: Sequence[str]) -> SearchConfig
 def _with_setting(config: SearchConfig, values: dict[str, Any], key: str, value: Any) -> SearchConfig:
     """One setting; a single value is kept in `values`. A baseline's that the space no longer holds is the sampler's."""
     values.pop(key, None)
-    holds_list = key == "baselines" or isinstance(flat(config.trial).get(key), tuple)
+    holds_list = isinstance(flat(config).get(key), tuple | list)
     if isinstance(value, list) and not holds_list:
         domain = re_ranged(key, value, config.domains.get(key))
         baselines = [

@@ -3,7 +3,8 @@
 A new version of Ray that changes any of it fails there first.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -61,6 +62,13 @@ def forget_reports(trial: Trial) -> None:
     for result in manager.best_checkpoint_results:
         result.metrics = {name: value for name, value in result.metrics.items() if name == EXPORTED_BY}
     trial.run_metadata.invalidate_cache()
+
+
+def recall_scores(trial: Trial, scores: Iterable[float]) -> None:
+    """Have the statistics of a restored trial's score count what it had reported, which may be more than Tune saved."""
+    for score in scores:
+        if math.isfinite(score):
+            trial.run_metadata.update_metric("score", score)  # type: ignore[arg-type]  # Ray asks for `numbers.Number`
 
 
 class _SparingSaves(_ExperimentCheckpointManager):

@@ -102,7 +102,7 @@ def _whole_lines(log: BinaryIO) -> Iterator[dict[str, Any]]:
     while (line := log.readline()).endswith(b"\n"):
         try:
             yield json.loads(line)
-        except json.JSONDecodeError:
+        except ValueError:  # cut off, or zeros that a power cut has left
             continue
     log.seek(-len(line), os.SEEK_CUR)
 

@@ -179,23 +179,43 @@ def open_storage(journal: Path) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(journal)))
 
 
+def check_new(name: str) -> None:
+    """Refuse a name that another search's study has in the database that OPTUNA_STORAGE names: it would be replaced.
+
+    Raises:
+        ValueError: then.
+    """
+    url = os.environ.get(STORAGE_VARIABLE)
+    if url and name in optuna.get_all_study_names(RDBStorage(url)):
+        raise ValueError(f"{STORAGE_VARIABLE} names a database that has a study {name} already; choose another --name")
+
+
 def earlier_trials(results: Sequence[str], space: Space, second: str = "") -> list[FrozenTrial]:
     """The ended trials of earlier searches, named by their result folders, of the same parameters within the space.
 
     Raises:
-        ValueError: for a folder without a journal of Optuna's, or of a search for other objectives.
+        ValueError: for a folder without a study of Optuna's, or of a search for other objectives.
     """
     found: list[FrozenTrial] = []
     for result in map(Path, results):
-        journal = result / JOURNAL
-        if not journal.is_file():
-            raise ValueError(f"warm_start: {journal} does not exist; expected the result of an earlier search")
-        (study,) = optuna.get_all_study_summaries(storage := JournalStorage(JournalFileBackend(str(journal))))
+        study = _study_of(result)
         if [direction.name.lower() for direction in study.directions] != directions(second):
             raise ValueError(f"warm_start: {result} was a search for other objectives; leave it out")
-        trials = optuna.load_study(study_name=study.study_name, storage=storage).get_trials(states=LEARNT_FROM)
-        found += [trial for trial in trials if _is_of(trial, space)]
+        found += [trial for trial in study.get_trials(states=LEARNT_FROM) if _is_of(trial, space)]
+    for trial in found:  # Optuna takes no other choices, or scale, of a parameter within a study
+        trial.distributions = {key: distribution(domain) for key, domain in space.items()}
     return found
+
+
+def _study_of(result: Path) -> optuna.Study:
+    journal, url = result / JOURNAL, os.environ.get(STORAGE_VARIABLE)
+    if journal.is_file():
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        (name,) = optuna.get_all_study_names(storage)
+        return optuna.load_study(study_name=name, storage=storage)
+    if url and result.name in optuna.get_all_study_names(database := RDBStorage(url)):
+        return optuna.load_study(study_name=result.name, storage=database)
+    raise ValueError(f"warm_start: {journal} does not exist; expected the result of an earlier search")
 
 
 def _is_of(trial: FrozenTrial, space: Space) -> bool:

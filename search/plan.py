@@ -155,7 +155,7 @@ def _earlier_data(file: Path) -> tuple[str, str]:
 
 
 def _one_trial(text: str) -> SearchConfig:
-    """The configuration of `RESULT:ID` with the parameters of that one trial fixed."""
+    """The configuration of `RESULT:ID` with the parameters of that one trial fixed, without its search's limits."""
     folder, trial_id = _trial_folder(text), text.rpartition(":")[2]
     config = read_config(folder / SEARCH_FILE)
     with (folder / TRIALS_FILE).open(newline="", encoding="utf-8") as file:
@@ -163,7 +163,8 @@ def _one_trial(text: str) -> SearchConfig:
     if trial_id not in rows:
         raise ValueError(f"--trial {text}: no such trial in {folder / TRIALS_FILE}; known: {', '.join(rows)}")
     values = {key: parse(value) for key, value in rows[trial_id].items() if key in flat(config.trial)}
-    return with_values(replace(config, space={}, baselines=[], num_samples=1), values)
+    alone = replace(config, space={}, baselines=[], num_samples=1, warm_start=[])
+    return with_values(replace(alone, max_hours=0.0, max_cost=0.0, target_score=0.0), values)
 
 
 def _new_name(results: Place, name: str | None, kind: str) -> str:

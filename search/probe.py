@@ -81,8 +81,13 @@ def typical(config: SearchConfig) -> TrialConfig:
 
 
 def largest(config: SearchConfig) -> TrialConfig:
-    """The configuration at the upper end of every range, and with the last of all choices."""
-    return with_values(config.trial, {key: domain.ends[-1] for key, domain in config.domains.items()})
+    """The configuration at the upper end of every range, and with the largest of all choices, the last of texts."""
+    return with_values(config.trial, {key: _largest(domain) for key, domain in config.domains.items()})
+
+
+def _largest(domain: Domain) -> Any:
+    texts = any(isinstance(value, str) for value in domain.ends)
+    return domain.ends[-1] if texts else max(domain.ends)
 
 
 def _middle(domain: Domain) -> Any:
@@ -94,7 +99,7 @@ def _middle(domain: Domain) -> Any:
 
 def expected_epochs(scheduler: SchedulerConfig, max_epochs: int) -> float:
     """Epochs of a trial on average, if at each rung one of every `reduction_factor` trials goes on."""
-    if scheduler.name == "none":
+    if scheduler.name != "asha":  # what the others leave is not known beforehand: at most that
         return max_epochs
     epochs, rung, share = 0.0, min(scheduler.grace_epochs, max_epochs), 1.0
     epochs += rung
@@ -148,7 +153,7 @@ def say_how_long(config: SearchConfig, data: Path, console: Console) -> None:
     duration = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
     average = expected_epochs(config.scheduler, config.training.max_epochs)
     stopping = (
-        f", if trials are stopped after {average:.0f} epochs on average" if config.scheduler.name != "none" else ""
+        f", if trials are stopped after {average:.0f} epochs on average" if config.scheduler.name == "asha" else ""
     )
     console.print(
         f"About {duration}{cost} with {found.at_once} at once, on this machine{stopping}: an epoch of a typical trial "

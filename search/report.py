@@ -22,6 +22,7 @@ from search.pages.utility import tried, utility_section
 from search.pages.waves import waves_section
 from search.plan import SEARCH_FILE, shown_path
 from search.space import shown
+from search.storage import is_url
 from trainables.config import flat
 
 REPORT = "report.html"
@@ -64,7 +65,7 @@ def _head(result: Result) -> str:
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in sections.items())
     return f"""<header><h1>Search {escape(result.name)}</h1>
 <p>{counted} of {result.config.num_samples} trials ended, of at most {result.config.training.max_epochs} epochs each, on
-<code>{escape("/".join(result.data.parts[-2:]))}</code>.{state}</p><nav>{links}</nav></header>"""
+<code>{escape("/".join(Path(result.data_name).parts[-2:]))}</code>.{state}</p><nav>{links}</nav></header>"""
 
 
 def _cost(result: Result) -> str:
@@ -86,7 +87,8 @@ def _cost(result: Result) -> str:
 def _again(result: Result) -> str:
     """Commands that repeat the search and train its best configuration again, and all settings."""
     where, results = shown_path(result.folder), shown_path(result.folder.parent)
-    search = ["--config", f"{where}/{SEARCH_FILE}", "--data", shown_path(result.data), "--name", f"{result.name}-again"]
+    data = result.data_name if is_url(result.data_name) else shown_path(result.data)
+    search = ["--config", f"{where}/{SEARCH_FILE}", "--data", data, "--name", f"{result.name}-again"]
     lines = [_run(*search, "--results", results)]
     if result.leader:
         lines.append(_run("--trial", f"{where}:{result.leader.trial_id}", "--results", results))

@@ -24,12 +24,13 @@ from data_prep.files import sha256, write_json
 from data_prep.prepare import prepare
 from data_prep.record import PrepareSettings
 from search.answers import answers, histories, what_matters, worth
-from search.budget import ended_by, left_s, limit_hours
+from search.budget import TimeLimit, ended_by, left_s, limit_hours
 from search.cluster import check_seen, check_shared, expected_at_once, fitting, start_ray, trials_at_once
 from search.config import SearchConfig, resolved
 from search.ending import finish, say_how_to_resume
 from search.finalists import CHOICE_FILE, choose_once
 from search.objectives import told
+from search.optuna_search import check_new
 from search.packing import pack
 from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
@@ -82,7 +83,8 @@ def _run(plan: Plan, turn: Turn, console: Console) -> bool:
     if not plan.resume:
         if plan.kept.copy and (plan.kept / SEARCH_FILE).exists():
             raise ValueError(f"{plan.kept} was created by another machine just now; choose another --name")
-        _create(plan.folder, config, prepared)
+        check_new(plan.name)
+        _create(plan.folder, plan.config, prepared)  # as asked: on another machine trials may take other resources
     changes = Changes(plan.kept)
     sent = Sent(changes, turn)
     with _alone(plan.folder):
@@ -208,7 +210,7 @@ def _create(folder: Path, config: SearchConfig, data: Place) -> None:
 def _search(
     config: SearchConfig, plan: Plan, data: Place, sent: Sent, console: Console
 ) -> tuple[ExperimentAnalysis, bool]:
-    if math.isfinite(hours := limit_hours(config)) and config.finalists.count:
+    if math.isfinite(hours := limit_hours(config)) and min(config.finalists.count, config.num_samples) > 1:
         console.print(f"Of {hours:.3g} hours up to half is kept for the finalists.", highlight=False)
     progress = Progress(console, plan.folder / TRIALS_FILE, config.num_samples, config.training.max_epochs)
     resume = plan.resume and has_state(plan.folder)
@@ -270,11 +272,12 @@ def _finalists(
         f"{len(finalists.seeds)} other seeds each.",
         highlight=False,
     )
-    limit_s = left_s(rows, config, expected_at_once(config), time.monotonic() - start_s)
+    at_once = expected_at_once(config)
+    limit = TimeLimit(left_s(rows, config, at_once, time.monotonic() - start_s), at_once)
     progress = Progress(console, file, len(points), config.training.max_epochs, finalists.rows, finalists.write)
 
     def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
-        return run_finalists(config, data, below, [*callbacks, sent], has_state(below.here), points, limit_s)
+        return run_finalists(config, data, below, [*callbacks, sent], has_state(below.here), points, limit)
 
     # Nothing but time ends these.
     timed = replace(config, max_cost=0.0, target_score=0.0)

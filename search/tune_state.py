@@ -97,14 +97,16 @@ class Sent(tune.Callback):
 class Proposals(SearchGenerator):
     """Has a searcher propose the trials of an experiment, at most so many at once, None for no such limit.
 
+    Of a search that has `ended` nothing more is proposed, whatever is left of its budget.
+
     Tune saves how many have been proposed, and which of them run, in a file beside its trials'. After a kill or a full
     disk that one may be cut off or disagree with them, and trials or places for them would be lost: nothing is saved,
     and both are counted from the trials instead.
     """
 
-    def __init__(self, searcher: Searcher, at_once: int | None, experiment: Experiment):
+    def __init__(self, searcher: Searcher, at_once: int | None, experiment: Experiment, ended: bool):
         super().__init__(ConcurrencyLimiter(searcher, at_once) if at_once else searcher)
-        self._of = experiment
+        self._of, self._finished = experiment, ended
 
     def save_to_dir(self, dirpath: str, session_str: str) -> None:  # type: ignore[override]  # as Ray does itself
         """Tune calls this when it saves its state."""

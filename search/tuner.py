@@ -12,15 +12,15 @@ from ray.tune.analysis import ExperimentAnalysis
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.stopper import Stopper, TimeoutStopper
 
-from search.budget import Budget
+from search.budget import Budget, TimeLimit
 from search.cluster import BATCH_SIZE, expected_at_once, of_each_worker, trials_at_once
 from search.config import SearchConfig
 from search.finalists import Listed
-from search.internals import ForgetMetrics, deleting_aside, save_state_sparingly, send_changes_alone
+from search.internals import ForgetMetrics, deleting_aside, recall_scores, save_state_sparingly, send_changes_alone
 from search.line_log import reports_by_trial
 from search.optuna_search import OptunaSearch, PastTrial, earlier_trials, open_storage
+from search.plan import ANSWERS_FILE
 from search.samplers import make_sampler
 from search.schedulers import Asha, make_scheduler, rung_epochs
 from search.stoppers import stop_reason
@@ -57,10 +57,11 @@ class _SharedBatches(OptunaSearch):
 class _Restored(tune.Callback):
     """Before a restored search goes on, tells searcher, scheduler and budget what its trials have reported.
 
-    Tune's records of its trials are the truth. They hold the last report alone; the others are in the search's log.
+    Tune's records of its trials are the truth. They hold the last report alone, and may be minutes old; the others are
+    in the search's log.
     """
 
-    def __init__(self, searcher: OptunaSearch | Listed, scheduler: TrialScheduler, limit: Stopper | None, folder: Path):
+    def __init__(self, searcher: OptunaSearch | Listed, scheduler: TrialScheduler, limit: TimeLimit, folder: Path):
         self._searcher, self._scheduler, self._limit, self._folder = searcher, scheduler, limit, folder
         self._told = False
 
@@ -79,14 +80,14 @@ class _Restored(tune.Callback):
         if not trials:  # Tune logs why, and would begin the search anew
             raise ValueError(f"{self._folder / EXPERIMENT} cannot be read, so the search cannot go on from it")
         logged = reports_by_trial(self._folder)
-        past = [_past(trial, logged.get(trial.trial_id, [])) for trial in sorted(trials, key=trial_number)]
-        self._searcher.rebuild(past)
-        if isinstance(self._limit, Budget):
-            self._limit.replay(past)
-        for trial in trials:
+        past = {trial: _past(trial, logged.get(trial.trial_id, [])) for trial in sorted(trials, key=trial_number)}
+        self._searcher.rebuild(list(past.values()))
+        self._limit.replay(list(past.values()))
+        for trial, known in past.items():
             _show_folders(trial)
+            recall_scores(trial, [report["score"] for report in known.reports])
             if isinstance(self._scheduler, Asha):
-                self._scheduler.replay(trial, _past(trial, logged.get(trial.trial_id, [])).reports)
+                self._scheduler.replay(trial, known.reports)
 
 
 class _RunAlone(tune.Callback):
@@ -129,11 +130,12 @@ class _TooManyFail(tune.Callback):
 
 
 def _past(trial: Trial, logged: Sequence[Mapping[str, Any]]) -> PastTrial:
-    """What a trial had reported by the time of Tune's records; what it reported later it will report again."""
+    """What a trial has reported, each epoch once; it goes on from its newest checkpoint and may report some again."""
     last = [trial.last_result] if "score" in (trial.last_result or {}) else []
-    before = [report for report in logged if last and report["epoch"] < last[0]["epoch"]]
+    by_epoch = {report["epoch"]: report for report in (*logged, *last)}
+    reports = [by_epoch[epoch] for epoch in sorted(by_epoch)]
     running = trial.status not in (Trial.TERMINATED, Trial.ERROR)
-    return PastTrial(trial.trial_id, trial.config, [*before, *last], running, failed=trial.status == Trial.ERROR)
+    return PastTrial(trial.trial_id, trial.config, reports, running, failed=trial.status == Trial.ERROR)
 
 
 def _show_folders(trial: Trial) -> None:
@@ -182,13 +184,9 @@ def run_finalists(
     callbacks: Sequence[tune.Callback],
     resume: bool,
     points: Sequence[dict[str, Any]],
-    limit_s: float,
+    limit: TimeLimit,
 ) -> tuple[ExperimentAnalysis, bool]:
-    """Train given configurations, each to its last epoch unless a rule stops it, as `run_search` trains proposed ones.
-
-    `limit_s` 0 means no limit.
-    """
-    limit = TimeoutStopper(limit_s) if limit_s else None
+    """Train given configurations, each to its last epoch unless a rule stops it, as `run_search` trains others."""
     return _run(config, dataset, folder, callbacks, resume, Listed(points), FIFOScheduler(), len(points), limit)
 
 
@@ -201,7 +199,7 @@ def _run(
     searcher: OptunaSearch | Listed,
     scheduler: TrialScheduler,
     num_samples: int,
-    limit: Stopper | None,
+    limit: TimeLimit,
 ) -> tuple[ExperimentAnalysis, bool]:
     results, kept = JsonLoggerCallback(), place(folder)
     if resume:
@@ -224,7 +222,7 @@ def _run(
     with deleting_aside(kept):
         analysis = tune.run(
             experiment,  # type: ignore[arg-type]  # as documented
-            search_alg=Proposals(searcher, trials_at_once(config), experiment),
+            search_alg=Proposals(searcher, trials_at_once(config), experiment, (kept.here / ANSWERS_FILE).is_file()),
             scheduler=scheduler,
             callbacks=[
                 *(*restored, TrialsKept(kept.here), _RunAlone()),

@@ -89,8 +89,10 @@ def test_a_search_ends_at_its_target_score(target, scores, ends):
 
 
 def past(trial_id, *scores, seconds, running=False):
+    """The first epoch took all the seconds but one an epoch."""
     reports = [{"score": score, "seconds": 1.0} for score in scores]
-    return PastTrial(trial_id, {}, [*reports[:-1], reports[-1] | {"time_total_s": seconds}], running, failed=False)
+    reports[0]["seconds"] += seconds - len(scores)
+    return PastTrial(trial_id, {}, reports, running, failed=False)
 
 
 @pytest.mark.parametrize(

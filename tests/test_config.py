@@ -1,6 +1,7 @@
 import io
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -201,6 +202,19 @@ def test_setting_a_list_for_a_fixed_parameter_makes_it_a_choice():
 def test_words_in_brackets_need_no_quotation_marks(text):
     config = with_settings(preset("demo"), [f"model.architecture={text}"])
     assert config.domains["model.architecture"] == Choices(("seismogen", "gated"))
+
+
+README = Path(__file__).parents[1] / "search" / "README.md"
+SETTINGS = [
+    [key if key[0] != "." else f"stopping{key}" for key in re.findall(r"`([a-z_.]+=[^`]+)`", row)]
+    for row in README.read_text(encoding="utf-8").splitlines()
+    if row.startswith("| `")
+]
+
+
+@pytest.mark.parametrize("settings", [row for row in SETTINGS if row], ids=" ".join)
+def test_what_the_readme_says_can_be_set_can_be(settings):
+    assert with_settings(preset("itaca"), settings) != preset("itaca")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from ray.train._internal.storage import StorageContext
 from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 
-from search.internals import forget_metrics, forget_reports, save_state_sparingly
+from search.internals import forget_metrics, forget_reports, recall_scores, save_state_sparingly
 
 
 def test_of_an_ended_trial_tune_keeps_the_score_alone():
@@ -22,6 +22,15 @@ def test_of_an_ended_trial_tune_keeps_the_score_alone():
     restored.restore_run_metadata(after)
     assert restored.metric_analysis["score"]["min"] == 1.0
     assert restored.last_result["loss/critic"] == 0.1
+
+
+def test_a_restored_trial_is_worth_the_best_it_had_reported():
+    trial, known = Trial("any", stub=True), [4.0, 1.0, float("nan"), 2.0]
+    recall_scores(trial, known[:1])  # Tune had saved nothing of it
+    assert trial.metric_analysis["score"]["min"] == 4.0
+    recall_scores(trial, known)
+    trial.update_last_result({"score": 3.0, "training_iteration": 5, "pid": 1})
+    assert trial.metric_analysis["score"]["min"] == 1.0
 
 
 def test_beside_the_checkpoints_of_an_ended_trial_is_what_the_export_asks_for(tmp_path):

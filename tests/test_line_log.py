@@ -36,6 +36,14 @@ def test_every_cut_of_the_file_leaves_the_reports_before_it(tmp_path):
         assert epochs[:-1] == [1, 2][: whole[:length].count(b"}}")]
 
 
+def test_zeros_that_a_power_cut_leaves_are_no_report(tmp_path):
+    write(tmp_path, report("a", 1))
+    with (tmp_path / LOG).open("ab") as file:
+        file.write(bytes(100) + b"\n")
+    write(tmp_path, report("a", 2))
+    assert [one["epoch"] for one in reports_by_trial(tmp_path)["a"]] == [1, 2]
+
+
 def test_a_diverged_score_comes_back(tmp_path):
     write(tmp_path, report("a", 1, float("inf")))
     assert reports_by_trial(tmp_path)["a"][0]["score"] == float("inf")

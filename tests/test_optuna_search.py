@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.optuna_search import OptunaSearch, PastTrial, earlier_trials, ending, open_storage
+from search.optuna_search import OptunaSearch, PastTrial, check_new, earlier_trials, ending, open_storage
 from search.samplers import make_sampler
 from search.space import Choices, Range
 from search.storage import JOURNAL
@@ -237,9 +237,30 @@ def test_earlier_trials_within_the_space_are_learnt_from_and_not_counted(tmp_pat
         earlier_trials([str(tmp_path / "nowhere")], SPACE)
 
 
+def test_earlier_trials_of_fewer_choices_and_another_scale_are_learnt_from(tmp_path):
+    (tmp_path / "earlier").mkdir()
+    earlier = searcher(tmp_path / "earlier")
+    parameters = earlier.suggest("a")
+    earlier.on_trial_complete("a", result(3.0, 9, last_epoch=True))
+    wider = {**SPACE, "k": Choices((1, 2, 3)), "model.latent_dim": Range(50, 1000, log=True)}
+    make = partial(make_sampler, "tpe", wider, [1, 3], 9, 3)
+    found = earlier_trials([str(tmp_path / "earlier")], wider)
+    search = OptunaSearch(wider, make, open_storage(tmp_path / JOURNAL), "a search", earlier=found)
+    assert search.suggest("b").keys() == parameters.keys()
+    assert study(tmp_path).trials[0].params == parameters
+
+
 def test_a_database_holds_the_study_where_one_is_named(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     monkeypatch.setenv("OPTUNA_STORAGE", url)
-    searcher(tmp_path).suggest("a")
+    check_new("a search")
+    search = searcher(tmp_path)
+    search.suggest("a")
+    search.on_trial_complete("a", result(3.0, 9, last_epoch=True))
     assert len(optuna.load_study(study_name="a search", storage=url).trials) == 1
     assert not (tmp_path / JOURNAL).exists()
+    with pytest.raises(ValueError, match="has a study a search already; choose another --name"):
+        check_new("a search")
+    assert [trial.value for trial in earlier_trials([str(tmp_path / "a search")], SPACE)] == [3.0]
+    with pytest.raises(ValueError, match=r"another.*does not exist"):
+        earlier_trials([str(tmp_path / "another")], SPACE)

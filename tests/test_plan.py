@@ -10,6 +10,7 @@ from search.config import resolved
 from search.ending import say_how_to_resume
 from search.presets import preset
 from search.run import parse_arguments
+from trainables.config import with_values
 
 
 def make(tmp_path, *arguments, environment=None):
@@ -124,7 +125,9 @@ def test_an_earlier_search_can_be_repeated_from_its_configuration(tmp_path):
 
 
 def test_one_trial_is_trained_again_on_its_data_with_its_parameters_fixed(tmp_path, data):
-    folder = finished(tmp_path, data)
+    folder, limits = finished(tmp_path, data), {"max_hours": 0.1, "max_cost": 1.0, "target_score": 3.0}
+    limited = with_values(preset("demo"), {**limits, "warm_start": ["gone"], "resources.cost_per_hour": 2.0})
+    (folder / "search.json").write_text(json.dumps(resolved(limited, {"data": str(data)})))
     found = make(tmp_path, "--trial", f"{folder}:00012345", "--max-epochs", "30")
     config = found.config
     assert (config.model.latent_dim, config.training.critic_lr) == (150, 0.002)
@@ -132,6 +135,7 @@ def test_one_trial_is_trained_again_on_its_data_with_its_parameters_fixed(tmp_pa
     assert (found.data.here, found.folder) == (data, tmp_path / "trial-00012345-1")
     assert make(tmp_path, "--trial", f"{folder}:00012345", "--preset", "demo").data.here == data
     assert config.training.max_epochs == 30
+    assert (config.warm_start, config.max_hours, config.max_cost, config.target_score) == ([], 0.0, 0.0, 0.0)
 
 
 def test_an_unknown_trial_names_the_known_ones(tmp_path, data):

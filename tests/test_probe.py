@@ -116,6 +116,7 @@ def test_the_middle_and_the_upper_end_of_a_space():
     assert (middle.training.n_critic, middle.training.penalty_weight) == (6, pytest.approx(50**0.5))
     assert (end.training.n_critic, end.training.penalty_weight) == (9, 50.0)
     assert end.model.architecture == "gated"
+    assert largest(with_settings(config, ["model.base_channels=[16, 32, 8]"])).model.base_channels == 32
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,7 @@ def test_the_middle_and_the_upper_end_of_a_space():
         (SchedulerConfig("asha", 10, 3), 90, 10 + 20 / 3 + 60 / 9),
         (SchedulerConfig("asha", 10, 3), 40, 10 + 20 / 3 + 10 / 9),
         (SchedulerConfig("asha", 10, 3), 5, 5),
+        (SchedulerConfig("median", 10, 3), 90, 90),  # at most
     ],
 )
 def test_a_third_goes_on_at_each_rung(scheduler, max_epochs, epochs):

@@ -22,6 +22,7 @@ from search.pages.charts import Axis, number
 from search.pages.result import hours_text
 from search.pages.waves import LOOKS
 from search.report import main, write_report
+from search.storage import copies, dataset_copy
 from search.trials import TrialRow, write_trials
 from trainables.fidelity import SCORED
 from trainables.score import VERSION
@@ -278,6 +279,19 @@ def test_without_its_dataset_only_the_waveforms_are_missing(folder, tmp_path):
     told = Reader(write_report(copy).read_text(encoding="utf-8")).sections
     assert f"no longer at {tmp_path / 'gone'}" in told["waves"]
     assert "12.75" in told["answer"]
+
+
+def test_data_in_a_bucket_are_read_from_their_copy_and_named_as_the_user_did(folder, prepared, tmp_path, monkeypatch):
+    result, digest = shutil.copytree(folder, tmp_path / "r"), sha256(prepared / "manifest.json")
+    content = json.loads((result / "search.json").read_text()) | {"data": "s3://mine/windows", "dataset": digest}
+    (result / "search.json").write_text(json.dumps(content))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    gone = Reader(write_report(result).read_text(encoding="utf-8")).sections
+    assert "no longer at s3://mine/windows" in gone["waves"]
+    shutil.copytree(prepared, copies() / dataset_copy(digest))
+    told = Reader(write_report(result).read_text(encoding="utf-8")).sections
+    assert "no longer" not in told["waves"]
+    assert "--data s3://mine/windows" in told["again"]
 
 
 def test_without_finalists_the_winner_may_be_luck(folder, tmp_path):

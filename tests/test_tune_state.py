@@ -82,8 +82,8 @@ def test_killed_before_tune_saved_anything_the_kept_trials_are_gone_on_from(expe
 def test_trials_that_tune_does_not_know_of_are_proposed_again_and_take_no_places(tmp_path):
     experiment = Experiment("any", run=print, num_samples=4, storage_path=str(tmp_path))
 
-    def proposals():
-        return Proposals(Listed([{"n": number} for number in range(4)]), 2, experiment)
+    def proposals(over=False):
+        return Proposals(Listed([{"n": number} for number in range(4)]), 2, experiment, over)
 
     before = proposals()
     before.add_configurations([experiment])
@@ -102,3 +102,8 @@ def test_trials_that_tune_does_not_know_of_are_proposed_again_and_take_no_places
     after.on_trial_complete(again[0].trial_id)
     assert after.next_trial().config["n"] == 3
     assert after.is_finished()
+
+    over = proposals(over=True)  # of a search that a budget ended
+    over.restore_from_dir(str(tmp_path))
+    assert over.is_finished()
+    assert over.next_trial() is None

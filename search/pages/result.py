@@ -15,7 +15,7 @@ from search.export.load import BEST, CONFIG, FORMAT, METRICS, REMEDY
 from search.finalists import SEED
 from search.line_log import LOG, lines_of
 from search.objectives import COVERAGE, REPORTED
-from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE
+from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE, data_of
 from search.trials import COLUMNS, TrialRow, best_row
 
 
@@ -42,11 +42,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Result:
-    """A search's folder: configuration, data and their fingerprint, trials, log; and once there, what its end wrote."""
+    """A search's folder: configuration, data and their fingerprint, trials, log; and once there, what its end wrote.
+
+    `data` is the dataset on this machine, `data_name` what the user called it: a path, or a bucket's URL.
+    """
 
     folder: Path
     config: SearchConfig
     data: Path
+    data_name: str
     fingerprint: str
     score_version: int
     rows: tuple[TrialRow, ...]
@@ -134,7 +138,8 @@ def read_result(folder: Path) -> Result:
         return Result(
             folder=folder,
             config=config,
-            data=Path(about["data"]),
+            data=data_of(file),
+            data_name=about["data"],
             fingerprint=about["dataset"],
             score_version=about.get("score_version", 1),
             rows=tuple(_row(row) for row in _table(folder / TRIALS_FILE)),

@@ -60,7 +60,7 @@ def waves_section(result: Result) -> str:
         return section("waves", title, quiet("Waveforms are generated at the end, from the exported generator."))
     generated = metrics.z_score(torch.from_numpy(np.load(file)))
     if not _has_data(result):
-        return section("waves", title, quiet(f"The dataset that it ran on is no longer at {result.data}."))
+        return section("waves", title, quiet(f"The dataset that it ran on is no longer at {result.data_name}."))
     dataset = PreparedDataset.open(result.data)
     kinds = {"real": _real(result, dataset), "generated": generated}
     return section(
