@@ -59,12 +59,14 @@ def near_duplicates(rows: pd.DataFrame, signatures_NK: np.ndarray, waves_NCT: np
 
 def _candidates(signatures_NK: np.ndarray, rows: pd.DataFrame) -> Iterator[tuple[int, int]]:
     """Pairs of positions, each lower one first, that share the time and whose signatures do not exclude them."""
-    event, start_ns = pd.factorize(rows["event_id"])[0], rows["start_ns"].to_numpy()
+    named = rows["event_id"].mask(rows["event_id"] == "")  # noise is of no event
+    event, start_ns = pd.factorize(named)[0], rows["start_ns"].to_numpy()
     for begin in range(0, len(rows), _BLOCK):
         alike = signatures_NK[begin : begin + _BLOCK] @ signatures_NK[begin:].T >= CORRELATION - 1e-4
         first, second = (index + begin for index in np.nonzero(np.triu(alike, 1)))
         apart_ns = np.abs(start_ns[first] - start_ns[second])
-        together = (event[first] == event[second]) | ((apart_ns < SAME_TIME_S * 1e9) & (start_ns[first] > _KNOWN_NS))
+        same_event = (event[first] == event[second]) & (event[first] >= 0)
+        together = same_event | ((apart_ns < SAME_TIME_S * 1e9) & (start_ns[first] > _KNOWN_NS))
         yield from zip(first[together].tolist(), second[together].tolist(), strict=True)
 
 

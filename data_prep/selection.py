@@ -5,6 +5,7 @@ import pandas as pd
 from data_prep.archive import COMPONENTS, PROCESSING_RANK
 from data_prep.flatfile import IDENTITY
 
+NO_DATA = "no data"  # the kind of what the flatfile alone knows
 DEEPEST_KM = 800.0  # no earthquake is deeper, so a limit there excludes nothing, not even a blank depth
 
 # Longitude and latitude around Italy with its islands and near shores, about 20 km wide of the border.
@@ -28,7 +29,7 @@ def match_records(index: pd.DataFrame, flatfile: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(label="earthquake", kind="", reason="")
     table = table.sort_values([*IDENTITY, "source_file", "E"], ignore_index=True)
     table["record"] = _places(table) + "__" + table["event"] + _suffix(table)
-    _reject(table, table["_merge"] == "right_only", "no data", "in the flatfile, but in none of the archives")
+    _reject(table, table["_merge"] == "right_only", NO_DATA, "in the flatfile, but in none of the archives")
     _reject_unreadable(table)
     _reject(table, table["_merge"] == "left_only", "no flatfile row", "no row of the flatfile describes it")
     problem = table["problem"].fillna("")

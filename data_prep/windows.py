@@ -19,6 +19,7 @@ from data_prep.dataset import StoredWindows
 from data_prep.duplicates import near_duplicates
 from data_prep.parallel import Runner
 from data_prep.record import Job, Prepared, PrepareSettings, common_pass_hz, prepare_records
+from data_prep.selection import NO_DATA
 
 CHUNK = 16  # records handed to a worker at once
 SENSOR = ["record", "event_id", "network", "station", "location", "band", "processing"]
@@ -67,9 +68,9 @@ def accepted(table: pd.DataFrame, done: str) -> pd.DataFrame:
     """Rows without a reason against them; `ValueError` with the commonest reasons where there are none."""
     left = table[table["kind"] == ""]
     if left.empty:
-        kinds = table["kind"].value_counts()
-        reasons = ", ".join(f"{kind} {count}" for kind, count in kinds.head(4).items())
-        example = table.loc[table["kind"] == kinds.index[0], "reason"].iloc[0]
+        reasons = ", ".join(f"{kind} {count}" for kind, count in table["kind"].value_counts().head(4).items())
+        there = table[table["kind"] != NO_DATA] if (table["kind"] != NO_DATA).any() else table
+        example = there.loc[there["kind"] == there["kind"].value_counts().index[0], "reason"].iloc[0]
         raise ValueError(
             f"none of {len(table)} records could be {done} ({reasons}), for instance: {example}; widen the selection"
         )

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from data_prep.command import Parser, run_command
-from data_prep.files import written_whole
+from data_prep.files import left_behind, written_whole
 from search.export.load import Records, load_best, load_records
 from search.waveforms.asdf import write_asdf
 from search.waveforms.conditions import ASKED, Condition, conditions_of, told
@@ -70,7 +70,8 @@ def write_waveforms(
     Raises:
         ValueError: for a bad count, an unknown ending, a folder without an export, or what that was not trained for.
     """
-    _check(count, out, seed)
+    table = out.with_suffix(".csv")
+    _check(count, out, table, seed)
     generator, config = load_best(result)
     if label not in config["labels"]:
         raise ValueError(f"{result} was trained on {' and '.join(config['labels'])} alone; it cannot generate {label}")
@@ -78,14 +79,16 @@ def write_waveforms(
     layout = Layout(count, config["model"]["components"], config["samples"], config["fs_hz"], label, units, seed)
     conditions = conditions_of(config) if label == "earthquake" else {}
     records = told(load_records(result, label, units == CM_S2), conditions, asked or {})
-    with undivided_threads() as threads, _bar(progress) as bar:
+    with undivided_threads() as threads, terminal_bar(progress) as bar:
         batches = generated(generator, records, layout, conditions, threads)
         shown = bar.track(batches, -(-count // BATCH), description="generating")
-        with written_whole(out) as aside, written_whole(out.with_suffix(".csv")) as table:
-            FORMATS[out.suffix](aside, layout, with_table(table, shown))
+        for left in (*left_behind(out), *left_behind(table)):  # by a run that was killed
+            left.unlink()
+        with written_whole(table) as rows, written_whole(out) as aside:
+            FORMATS[out.suffix](aside, layout, with_table(rows, shown))
 
 
-def _check(count: int, out: Path, seed: int) -> None:
+def _check(count: int, out: Path, table: Path, seed: int) -> None:
     if not 1 <= count <= MAX_COUNT:
         raise ValueError(f"--count is {count}; expected 1 to {MAX_COUNT}")
     if not 0 <= seed < MAX_SEED:
@@ -96,6 +99,8 @@ def _check(count: int, out: Path, seed: int) -> None:
         raise ValueError(f"--out {out} ends in '{out.suffix}'; expected one of {', '.join(FORMATS)}")
     if not out.parent.is_dir():
         raise ValueError(f"--out {out}: folder {out.parent} does not exist; create it first")
+    if table.is_dir() or (table.exists() and not out.exists()):
+        raise ValueError(f"--out {out}: its table would replace {table}, which is another's; choose another name")
 
 
 @contextmanager
@@ -110,7 +115,8 @@ def undivided_threads() -> Iterator[Executor]:
         torch.set_num_threads(count)
 
 
-def _bar(shown: bool) -> Progress:
+def terminal_bar(shown: bool) -> Progress:
+    """A progress bar, for a terminal alone."""
     console = Console(stderr=True)
     return Progress(console=console, disable=not (shown and console.is_terminal))
 

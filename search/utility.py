@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 import torch
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
 from data_prep.command import Parser, run_command
 from data_prep.files import write_json
-from search.generate import undivided_threads
+from search.generate import terminal_bar, undivided_threads
 from search.plan import shown_path
 from search.utility_data import Examples, read_examples
 from trainables.detector import (
@@ -90,7 +89,7 @@ def utility(result: Path, noise: Path | None = None, seeds: int = SEEDS, progres
         raise ValueError(f"--seeds is {seeds}; expected 2 to {MOST_SEEDS}")
     examples = read_examples(result, noise)
     cases = [Case(*row, seed) for row in _rows(len(examples.train)) for seed in range(seeds)]
-    with undivided_threads() as threads, _bar(progress) as bar, _stopped_at_end() as stop:
+    with undivided_threads() as threads, terminal_bar(progress) as bar, _stopped_at_end() as stop:
         results = threads.map(partial(_tested, examples, stop), cases)
         found = list(bar.track(results, len(cases), description="training"))
     content = _content(examples, seeds, dict(zip(cases, found, strict=True)))
@@ -119,11 +118,6 @@ def _stopped_at_end() -> Iterator[Event]:
         yield stop
     finally:
         stop.set()
-
-
-def _bar(shown: bool) -> Progress:
-    console = Console(stderr=True)
-    return Progress(console=console, disable=not (shown and console.is_terminal))
 
 
 def _tested(examples: Examples, stop: Event, case: Case) -> dict[str, float]:

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.signal import correlate
 
-from data_prep.duplicates import near_duplicates, signatures
+from data_prep.duplicates import _candidates, near_duplicates, signatures
 
 START_NS = 1_577_836_800 * 10**9
 
@@ -51,6 +51,15 @@ def test_what_correlates_at_99_per_cent_is_a_copy(waves, share, copied):
     waves[1] = waves[0] + share * unlike * np.linalg.norm(waves[0]) / np.linalg.norm(unlike)
     found = reasons(waves, rows_of(6, event_id=["E"] * 6))
     assert [bool(reason) for reason in found] == [False, copied, False, False, False, False]
+
+
+@pytest.mark.parametrize("none", ["", np.nan])
+def test_windows_of_no_event_are_compared_with_those_of_their_time_alone(none):
+    quiet = np.random.default_rng(0).standard_normal((40, 3, 500)).astype(np.float32)
+    rows, signed = rows_of(40, event_id=[none] * 40), signatures(quiet)
+    assert len(list(_candidates(signed[:2].repeat(20, axis=0), rows))) == 0
+    rows["start_ns"] = START_NS
+    assert len(list(_candidates(signed[:1].repeat(40, axis=0), rows))) == 40 * 39 / 2
 
 
 def test_a_copy_is_known_whatever_its_lag_and_scale(waves):

@@ -111,6 +111,10 @@ def test_nothing_in_it_tells_whose_machine_it_was(result, prepared):
             assert str(secret).encode() not in content, file.name
 
 
+def test_whoever_may_read_one_file_may_read_them_all(result):
+    assert len({file.stat().st_mode for file in (result / "best").iterdir()}) == 1
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_a_folder_without_a_whole_export_is_refused(copied, name):
     (copied / "best" / name).unlink()

@@ -1,13 +1,16 @@
 import itertools
 import math
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from trainables import judge as judging
 from trainables import metrics
 from trainables.batches import Windows
-from trainables.fidelity import Band, Fidelity
+from trainables.config import with_values
+from trainables.fidelity import Band, Fidelity, evenly
 from trainables.score import misfit, score
 
 BAND = Band(50.0, 0.5, 20.0)
@@ -156,6 +159,38 @@ def test_fewer_than_four_validation_windows_are_refused():
 def test_more_validation_windows_than_fakes_are_compared_in_equal_numbers():
     judge = Judge(windows(60, 1), windows(80, 2), BAND, 20, 50)
     assert 0.7 < judge(windows(20, 3).wave)["fidelity/log_psd"] < 1.4
+
+
+@pytest.mark.parametrize(("count", "n"), [(64, 201), (512, 1000), (100, 188), (128, 129)])
+def test_windows_to_judge_by_are_taken_from_all_of_a_part_and_not_from_its_beginning(count, n):
+    quakes = torch.arange(n) < 0.46 * n  # as they are stored: noise comes last
+    for first in (0, count):
+        taken = evenly(count, n, first)
+        assert len(set(taken.tolist())) == count
+        assert quakes[taken].float().mean() == pytest.approx(0.46, abs=0.02)
+
+
+def test_few_windows_are_all_taken_in_turn():
+    assert evenly(7, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert evenly(4, 3, first=7).tolist() == [1, 2, 0, 1]
+
+
+def test_a_judge_of_many_windows_generates_for_labels_like_theirs(trial_config, monkeypatch):
+    part = Windows(torch.randn(400, 3, 64), (torch.arange(400) < 180).float()[:, None], torch.arange(400))
+    for name in ("Fidelity", "file_beside"):
+        monkeypatch.setattr(judging, name, lambda *_: None)
+    dataset = SimpleNamespace(fs_hz=50.0, usable_band_hz=(0.1, 20.0))
+    judge = judging.Judge(with_values(trial_config, {"evaluation.fakes": 100}), dataset, part, part)
+    assert judge._label.mean() == pytest.approx(0.45, abs=0.01)
+    assert judge._settling_label.mean() == pytest.approx(0.45, abs=0.01)
+
+
+@pytest.mark.parametrize(("largest", "told"), [(20, True), (30, False)])
+def test_floors_between_earthquakes_are_told_only_where_none_is_in_both(largest, told):
+    val = windows(60, 2)
+    event = torch.cat([torch.zeros(largest, dtype=torch.long), 1 + torch.arange(60 - largest) % 12])
+    judge = Judge(windows(60, 1), Windows(val.wave, val.label, event), BAND, 64, 20)
+    assert bool(judge.event_disjoint) is told
 
 
 def conditioned(n, seed, heeds=True):

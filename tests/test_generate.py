@@ -198,6 +198,23 @@ def test_what_cannot_be_is_refused_and_nothing_written(result, tmp_path, options
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("others", ["file", "folder"])
+def test_a_table_of_something_else_is_not_replaced(result, tmp_path, others):
+    table = tmp_path / "x.csv"
+    table.mkdir() if others == "folder" else table.write_text("mine")
+    with pytest.raises(ValueError, match=r"its table would replace .*x\.csv, which is another's; choose another name"):
+        write_waveforms(result, 1, tmp_path / "x.npy")
+    assert list(tmp_path.iterdir()) == [table]
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(result, tmp_path):
+    for left in (".x.npy.0123abcd.partial.npy", ".x.csv.0123abcd.partial.csv"):
+        (tmp_path / left).touch()
+    for _ in range(2):  # the second in the place of the first
+        write_waveforms(result, 1, tmp_path / "x.npy")
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["x.csv", "x.npy"]
+
+
 def test_a_model_that_was_told_nothing_refuses_conditions(told_nothing, tmp_path, run_here):
     arguments = (told_nothing, "--count", 1, "--out", tmp_path / "x.npy", "--distance", 20)
     status, _, error = run_here(generate.main, *arguments)

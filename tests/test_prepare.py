@@ -290,6 +290,13 @@ def test_nothing_left_says_why_and_leaves_nothing(archive_factory, ten_events, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "a.h5.csv"]
 
 
+def test_the_reason_told_is_that_of_records_which_are_there(archive_factory, ten_events, tmp_path):
+    elsewhere = [{**record, "station": f"T{n}", "in_archive": False} for n, record in enumerate(ten_events * 2)]
+    paths = archive_factory(*ten_events, *elsewhere)
+    with pytest.raises(ValueError, match="for instance: 5 is not above 9"):
+        run(paths, tmp_path / "out", min_magnitude=9.0)
+
+
 def test_too_few_places_are_told_before_the_work(archive_factory, ten_events, tmp_path, monkeypatch):
     monkeypatch.setattr(windows, "prepare_records", None)
     with pytest.raises(ValueError, match="2 group"):

@@ -281,6 +281,15 @@ def test_without_its_dataset_only_the_waveforms_are_missing(folder, tmp_path):
     assert "12.75" in told["answer"]
 
 
+@pytest.mark.parametrize("content", ["", "[1]", "{", "\0"])
+@pytest.mark.parametrize("name", ["best/metrics.json", "best/config.json", "answers.json", "generated.npy"])
+def test_a_damaged_file_is_named(folder, tmp_path, name, content):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{name} is damaged \(.*export it again"):
+        write_report(copy)
+
+
 def test_data_in_a_bucket_are_read_from_their_copy_and_named_as_the_user_did(folder, prepared, tmp_path, monkeypatch):
     result, digest = shutil.copytree(folder, tmp_path / "r"), sha256(prepared / "manifest.json")
     content = json.loads((result / "search.json").read_text()) | {"data": "s3://mine/windows", "dataset": digest}

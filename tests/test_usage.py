@@ -28,10 +28,24 @@ def test_peak_memory_is_in_gigabytes():
     assert 0.1 < usage.peak_gb(CPU) < 50
 
 
+def no_room():
+    """What torch raises where a CPU has no memory left."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60)
+    return raised.value
+
+
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), MemoryError("no room")]
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "CUDA out of memory"),
+        (MemoryError("no room"), "no room"),
+        (no_room(), "can't allocate memory: you tried to allocate 4611686018427387904 bytes"),
+    ],
 )
-def test_a_training_without_memory_ends_with_the_reason_and_its_last_state(trial_config, prepared, monkeypatch, error):
+def test_a_training_without_memory_ends_with_the_reason_and_its_last_state(
+    trial_config, prepared, monkeypatch, error, reason
+):
     reports, step = [], Gan.generator_step
 
     def step_or_fail(gan, label_BL):
@@ -44,8 +58,17 @@ def test_a_training_without_memory_ends_with_the_reason_and_its_last_state(trial
     assert [report["epoch"] for report in reports] == [1, 2]
     assert reports[0]["stop_reason"] == ""
     assert math.isfinite(reports[0]["score"])
-    assert reports[1]["stop_reason"] == f"out of memory: {str(error).partition('. ')[0]}"
+    assert reports[1]["stop_reason"] == f"out of memory: {reason}"
     assert reports[1]["score"] == math.inf
+
+
+def test_another_error_ends_a_training_with_itself(trial_config, prepared, monkeypatch):
+    def fails(gan, label_BL):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(Gan, "generator_step", fails)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train(trial_config, PreparedDataset.open(prepared), lambda m, gan: None, lambda history: None)
 
 
 @pytest.mark.slow

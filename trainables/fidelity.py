@@ -129,7 +129,9 @@ class Fidelity:
     def _event_disjoint(self, real: Mapping[str, Tensor], event_N: Tensor, rng: torch.Generator) -> dict[str, float]:
         """Floors between windows of different earthquakes over floors between any: what a few events decide."""
         count, splits = len(event_N) // 3, len(self._one)
-        if count < 2:
+        # Else one earthquake, in the middle of an order by earthquakes, may reach into both thirds at its ends.
+        apart = largest_event(event_N) <= len(event_N) - 2 * count + 1
+        if count < 2 or not apart:
             return {}
         any_halves = _random_halves(len(event_N), count, splits, rng)
         by_event = _halves_by_event(event_N.cpu(), count, splits, rng)
@@ -145,8 +147,9 @@ class Fidelity:
         place = self._picked_places(torch.cdist(real, real), torch.cdist(real, fake), self._fakes)
         found = {name: value / self._reference.places[name] for name, value in place.items()}
         count = min(len(real), len(fake))
-        alone = [metrics.nearest(appearance(each)[:count]) for each in (features, self._real)]
-        return {**found, "diversity": alone[0] / max(alone[1], metrics.EPS)}
+        of_fakes = metrics.nearest(appearance(features)[:count])
+        of_real = metrics.nearest(appearance(self._real)[evenly(count, len(real))])
+        return {**found, "diversity": of_fakes / max(of_real, metrics.EPS)}
 
     def _picked_places(self, real_NN: Tensor, between_NM: Tensor, other_Sn: Tensor) -> dict[str, float]:
         """Means over splits of coverage and density of one half of the real windows by others."""
@@ -192,6 +195,20 @@ def _measures(band: Band, embedding: Embedding, components: int) -> dict[str, tu
     if components > 1:
         measures["coupling"] = partial(metrics.coupling, fs_hz=fs_hz, high_hz=high_hz), distances.wasserstein
     return measures
+
+
+def evenly(count: int, n: int, first: int = 0) -> Tensor:
+    """Which of n windows to take `count` of: spread over all of them, or where there are fewer, all in turn.
+
+    A part of a dataset is in the order of its earthquakes, noise last: its first windows are not like the others.
+    """
+    return (first + torch.arange(count) * max(n, count) // count) % n
+
+
+def largest_event(event_N: Tensor) -> int:
+    """Windows of the earthquake that has most; those of none, below 0, are each on its own."""
+    known = event_N[event_N >= 0]
+    return int(known.unique(return_counts=True)[1].max()) if len(known) else 1
 
 
 def _features(feature: Feature, wave_NCT: Tensor) -> Tensor:

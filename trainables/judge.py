@@ -9,7 +9,7 @@ from torch import Tensor
 from trainables import workers
 from trainables.batches import PreparedDataset, Windows
 from trainables.config import TrialConfig
-from trainables.fidelity import SEED, Band, Fidelity
+from trainables.fidelity import SEED, Band, Fidelity, evenly
 from trainables.layers import RectifiedNorm
 from trainables.networks import AnyGenerator
 from trainables.reference import file_beside
@@ -36,9 +36,10 @@ class Judge:
         self.fidelity = Fidelity(train_part, val_part, band, count, splits, file)
         rng = torch.Generator(device).manual_seed(SEED)
         latent = torch.randn(count + SETTLING, config.model.latent_dim, device=device, generator=rng)
-        label = val_part.label[torch.arange(count + SETTLING, device=device) % len(val_part.label)]
         self._latent, self._settling_latent = latent[:count], latent[count:]
-        self._label, self._settling_label = label[:count], label[count:]
+        label = val_part.label
+        self._label = label[evenly(count, len(label))]
+        self._settling_label = label[evenly(SETTLING, len(label), first=count)]
 
     def settle(self, generator: AnyGenerator) -> None:
         """Give a generator the batch statistics of its weights as they are now."""

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 # Of the formula, and of what it is made of: scores of different versions are not comparable.
-VERSION = 3
+VERSION = 4
 # A floor's scatter, over its median, is taken to be at least this: a few splits of a few windows may all be equal.
 LEAST_SCATTER = 0.05
 # A z-scored record has mean 0 and std 1; up to this much is forgiven before the score grows in proportion.

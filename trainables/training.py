@@ -26,6 +26,7 @@ Report = Callable[[dict[str, Any], Gan], None]
 StopRule = Callable[[list[dict[str, Any]]], str | None]
 # How the reason begins why a training stopped that did not fit in memory.
 OUT_OF_MEMORY = "out of memory"
+CPU_ALLOCATOR = "DefaultCPUAllocator: "
 
 
 def train(
@@ -113,15 +114,22 @@ def _one_epoch(gan: Gan, windows: Windows, judge: Judge) -> dict[str, Any]:
             raise DivergedError("non-finite score")
     except DivergedError as error:
         metrics = {"stop_reason": f"diverged: {error}", "score": float("inf")}
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        if workers.count() > 1:  # the others wait for this one, and only its end will tell them
+    except (MemoryError, RuntimeError) as error:
+        # Of several workers the others wait for this one, and only its end will tell them.
+        if workers.count() > 1 or not _is_lack_of_memory(error):
             raise
-        metrics = {"stop_reason": f"{OUT_OF_MEMORY}: {str(error).partition('. ')[0]}", "score": float("inf")}
+        what = str(error).rpartition(CPU_ALLOCATOR)[2].partition(". ")[0]
+        metrics = {"stop_reason": f"{OUT_OF_MEMORY}: {what}", "score": float("inf")}
     gan.epoch += 1
     counters = {name: getattr(gan, name) for name in COUNTERS}
     counters["last_epoch"] = gan.epoch >= gan.config.training.max_epochs
     spent = {"memory_gb": peak_gb(gan.device), "seconds": time.perf_counter() - start}
     return {**metrics, **counters, "parameters": gan.parameter_count, **spent}
+
+
+def _is_lack_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory ran out; on a CPU torch has no class of errors for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or f"{CPU_ALLOCATOR}can't allocate" in str(error)
 
 
 def _untrained(gan: Gan, judge: Judge) -> dict[str, float]:

@@ -74,7 +74,7 @@ class Result:
         """What the search has found out, reckoned anew as long as it runs."""
         file = self.folder / ANSWERS_FILE
         if file.is_file():
-            return json.loads(file.read_text(encoding="utf-8"))
+            return _json(file)
         return answers(self.rows, self.histories, self.config.domains, self.config.second_objective)
 
     @property
@@ -155,10 +155,22 @@ def _exported(folder: Path) -> dict[str, Any] | None:
     """What the metrics of the export hold, None before there is one."""
     if not (folder / METRICS).is_file():
         return None
-    found = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("format")
+    found = _json(folder / CONFIG).get("format")
     if found != FORMAT:
         raise ValueError(f"{folder} has format {found}; this version reads {FORMAT}; {REMEDY}")
-    return json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    return _json(folder / METRICS)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """What a file of a result holds.
+
+    Raises:
+        ValueError: if it is damaged, naming it.
+    """
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); {REMEDY}") from error
 
 
 def _table(file: Path) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ Shapes: N window, C component (E, N, Z), T sample, D feature.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from data_prep import page
 from data_prep.files import sha256
+from search.export.load import REMEDY
 from search.pages.charts import WIDTH, Axis, Chart, Values, drawing, legend
 from search.pages.page import grid, quiet, section
 from search.pages.result import Result
@@ -58,7 +60,7 @@ def waves_section(result: Result) -> str:
     title, file = "Generated beside real", result.folder / GENERATED
     if not (result.best and file.is_file()):
         return section("waves", title, quiet("Waveforms are generated at the end, from the exported generator."))
-    generated = metrics.z_score(torch.from_numpy(np.load(file)))
+    generated = metrics.z_score(_loaded(file))
     if not _has_data(result):
         return section("waves", title, quiet(f"The dataset that it ran on is no longer at {result.data_name}."))
     dataset = PreparedDataset.open(result.data)
@@ -72,6 +74,13 @@ def waves_section(result: Result) -> str:
         grid(*_features(kinds, dataset), _distances(result), columns=2),
         _closer_look(result.best["test"]),
     )
+
+
+def _loaded(file: Path) -> Tensor:
+    try:
+        return torch.from_numpy(np.load(file))
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file} is damaged ({error}); {REMEDY}") from error
 
 
 def _has_data(result: Result) -> bool:
