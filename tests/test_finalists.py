@@ -232,6 +232,9 @@ def interrupted(cluster, prepared, tmp_path_factory):
     assert "--resume" in text
     assert not (folder / "best").exists()
     before = pd.read_csv(folder / "finalists.csv", dtype={"trial_id": str})
+    content = json.loads((folder / "search.json").read_text())
+    content["config"]["num_samples"] = 9  # as if the search had been ended by its time
+    (folder / "search.json").write_text(json.dumps(content))
     _, resumed, finished = run(plan.make(parse_arguments(["--results", str(results), "--name", "x", "--resume"]), {}))
     assert finished
     return folder, before, resumed
@@ -260,6 +263,7 @@ def test_the_study_knows_every_trial_after_the_finalists_are_resumed(interrupted
     folder, _, _ = interrupted
     searched = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str})
     told = {trial.user_attrs["tune_trial_id"]: trial.state for trial in study(folder).trials}
+    assert len(searched) == 2
     assert told == dict.fromkeys(searched["trial_id"], TrialState.COMPLETE)
 
 
