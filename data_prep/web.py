@@ -109,13 +109,13 @@ class Client:
         status = response.status_code
         if status == 200:
             return
-        if status in (204, 404):
+        head = next(response.iter_content(_HEAD), b"")
+        if status == 204 or (status == 404 and not _is_of_a_proxy(head)):
             raise NoDataError(f"no data (HTTP {status})")
         if status in (401, 403):
             raise AnswerError(f"restricted data (HTTP {status}): {self._advice()}")
         passing = status in (408, 429) or status >= 500
-        said = self._quote(next(response.iter_content(_HEAD), b""))
-        raise AnswerError(f"HTTP {status}{said}", _retry_after_s(response) if passing else None)
+        raise AnswerError(f"HTTP {status}{self._quote(head)}", _retry_after_s(response) if passing else None)
 
     def _store(self, response: requests.Response, path: Path) -> None:
         """Chunk by chunk; a body shorter than its Content-Length ends in an error of the HTTP library."""
@@ -190,6 +190,11 @@ def _work(
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(_HEAD)
+
+
+def _is_of_a_proxy(head: bytes) -> bool:
+    """Whether an answer is a page that does not speak of data: what stands before a service that is away sends it."""
+    return head.lstrip().startswith(b"<") and b"no data" not in head.lower()
 
 
 def _retry_after_s(response: requests.Response) -> float:

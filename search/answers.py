@@ -9,15 +9,16 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, create_trial
-from ray.tune.analysis import ExperimentAnalysis
 from scipy.stats import spearmanr
 
+from search.line_log import LOG, lines_of
 from search.objectives import COVERAGE, REPORTED, Both, front, of_trial
 from search.samplers import distribution
 from search.space import Space
@@ -36,28 +37,33 @@ MIN_COMPLETE = 5
 
 
 class Report(NamedTuple):
-    """One report of a trial; `time_s` is the clock's, `seconds` what its epoch took; `coverage` NaN where unknown."""
+    """One report of a trial; `place` in the search's log, which is in the order of time; `seconds` of its epoch."""
 
     epoch: int
     score: float
     seconds: float
-    time_s: float
+    place: int
     coverage: float = math.nan
+
+    @classmethod
+    def logged(cls, place: int, told: Mapping[str, Any]) -> "Report":
+        """As the log holds it; coverage NaN where that does not know it."""
+        return cls(told["epoch"], told["score"], told["seconds"], place, told.get(REPORTED[COVERAGE], math.nan))
 
 
 Histories = Mapping[str, Sequence[Report]]
 
 
-def histories(analysis: ExperimentAnalysis) -> dict[str, list[Report]]:
-    """The reports of each trial, by its id; of an epoch that was trained twice, after a restore, the last."""
-    found = {}
-    for trial in analysis.trials:
-        table = analysis.trial_dataframes.get(trial.trial_id)
-        if table is not None and len(table):
-            once = table.drop_duplicates("epoch", keep="last").sort_values("epoch")
-            names = ["epoch", "score", "seconds", "timestamp", *({REPORTED[COVERAGE]} & set(once.columns))]
-            found[trial.trial_id] = [Report(*told) for told in once[names].itertuples(index=False, name=None)]
-    return found
+def histories(folder: Path, rows: Sequence[TrialRow]) -> dict[str, list[Report]]:
+    """The reports of each of these trials, by its id; of an epoch that was trained twice, after a restore, the last.
+
+    From the search's own log: after a kill Tune's lack some.
+    """
+    found: dict[str, dict[int, Report]] = {row.trial_id: {} for row in rows}
+    for place, line in enumerate(lines_of(folder / LOG)):
+        if "report" in line and line["trial"] in found:
+            found[line["trial"]][line["report"]["epoch"]] = Report.logged(place, line["report"])
+    return {trial_id: [told[epoch] for epoch in sorted(told)] for trial_id, told in found.items() if told}
 
 
 def answers(rows: Sequence[TrialRow], reports: Histories, space: Space, second: str = "") -> dict[str, Any]:
@@ -175,7 +181,7 @@ def best_by_trial(rows: Sequence[TrialRow]) -> list[float | None]:
 def best_by_seconds(reports: Histories) -> list[tuple[float, float]]:
     """Seconds of training, of all trials together, and the best score by then, at each improvement."""
     spent, best, found = 0.0, math.inf, []
-    for report in sorted((each for history in reports.values() for each in history), key=lambda each: each.time_s):
+    for report in sorted((each for history in reports.values() for each in history), key=lambda each: each.place):
         spent += report.seconds
         if report.score < best:
             best = report.score

@@ -28,7 +28,7 @@ MORE_PROVIDER_FIELDS = {"aws_credentials", "key_pair", "use_external_head_ip"}
 GPU_TYPE = re.compile(r"(g|p)\d")
 SECRET = re.compile(
     r"\b(AKIA|ASIA)[0-9A-Z]{16}\b|-----BEGIN|(?<!sha256:)\b[0-9a-f]{40,}\b|aws_credentials|"
-    r"_(KEY|TOKEN|PASSWORD|SECRET)=\w"
+    r"_(KEY|TOKEN|PASSWORD|SECRET)['\"]?\s*[=:]\s*['\"]?\w|://[^/\s:@]+:[^@\s]+@"
 )
 Config = Mapping[str, Any]
 

@@ -28,6 +28,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
+from sqlalchemy.exc import SQLAlchemyError
 
 from search.objectives import SECOND, Both, both, of_trial
 from search.samplers import distribution
@@ -172,11 +173,26 @@ def directions(second: str) -> list[Literal["minimize", "maximize"]]:
 
 def open_storage(journal: Path) -> BaseStorage:
     """Where a study is kept: the database that OPTUNA_STORAGE names, or a new journal in place of an earlier one."""
-    url = os.environ.get(STORAGE_VARIABLE)
-    if url:
-        return RDBStorage(url)
+    if database := _database():
+        return database
     journal.unlink(missing_ok=True)
     return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def _database() -> RDBStorage | None:
+    """The database that OPTUNA_STORAGE names, if it names one.
+
+    Raises:
+        ValueError: if that cannot be opened; it does not say its URL, which may hold a password.
+    """
+    url = os.environ.get(STORAGE_VARIABLE)
+    try:
+        return RDBStorage(url) if url else None
+    except (ImportError, SQLAlchemyError) as error:
+        raise ValueError(
+            f"{STORAGE_VARIABLE} names a database that cannot be opened ({type(error).__name__}); check that its "
+            "address is right, that it runs, and that Python has its driver"
+        ) from None
 
 
 def check_new(name: str) -> None:
@@ -185,8 +201,7 @@ def check_new(name: str) -> None:
     Raises:
         ValueError: then.
     """
-    url = os.environ.get(STORAGE_VARIABLE)
-    if url and name in optuna.get_all_study_names(RDBStorage(url)):
+    if (database := _database()) and name in optuna.get_all_study_names(database):
         raise ValueError(f"{STORAGE_VARIABLE} names a database that has a study {name} already; choose another --name")
 
 
@@ -208,12 +223,12 @@ def earlier_trials(results: Sequence[str], space: Space, second: str = "") -> li
 
 
 def _study_of(result: Path) -> optuna.Study:
-    journal, url = result / JOURNAL, os.environ.get(STORAGE_VARIABLE)
+    journal = result / JOURNAL
     if journal.is_file():
         storage = JournalStorage(JournalFileBackend(str(journal)))
         (name,) = optuna.get_all_study_names(storage)
         return optuna.load_study(study_name=name, storage=storage)
-    if url and result.name in optuna.get_all_study_names(database := RDBStorage(url)):
+    if (database := _database()) and result.name in optuna.get_all_study_names(database):
         return optuna.load_study(study_name=result.name, storage=database)
     raise ValueError(f"warm_start: {journal} does not exist; expected the result of an earlier search")
 

@@ -239,7 +239,8 @@ def _followed(
 
 def _answer(analysis: ExperimentAnalysis, config: SearchConfig, folder: Path, console: Console) -> None:
     """Write what the search has found out about its parameters, and tell what is clear."""
-    rows, reports, second = trial_rows(analysis.trials), histories(analysis), config.second_objective
+    rows, second = trial_rows(analysis.trials), config.second_objective
+    reports = histories(folder, rows)
     found = answers(rows, reports, config.domains, second)
     write_json(folder / ANSWERS_FILE, found)
     if line := what_matters(found):

@@ -7,6 +7,7 @@ state and the checkpoints there. Credentials are left to pyarrow: the environmen
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -132,7 +133,7 @@ def place(name: str | Path | Place) -> Place:
     if not is_url(text):
         folder = str(Path(text).resolve())
         return Place(folder, LocalFileSystem(), folder)
-    if urlsplit(text).password is not None:
+    if re.match(r"[^:]+://[^@?]*:[^@?]*@", text):  # not by `urlsplit`: a key of AWS's may hold a slash
         raise ValueError(f"a URL of {text.partition('://')[0]}:// has a password; expected it in the environment alone")
     try:
         filesystem, path = FileSystem.from_uri(text)

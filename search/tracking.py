@@ -36,20 +36,31 @@ UNGROUPED = (
 def resolved_mode(mode: str) -> Mode:
     """`auto` is what the variable WANDB_MODE says, else `online` where an account is known here, else `offline`."""
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE", "online" if has_account() else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_account() else "offline")
     return cast(Mode, mode)
 
 
 def has_account() -> bool:
-    """Whether a key is in the environment, or a login of the service in `~/.netrc`."""
-    if os.environ.get("WANDB_API_KEY"):
+    """Whether a key is in the environment, or a login of the service in a netrc file, as W&B looks for them.
+
+    A netrc file that cannot be read holds none; W&B itself says so where it would need one.
+    """
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    hosts = (urlparse(wandb.Settings().base_url).hostname, "api.wandb.ai")
+    own = os.environ.get("WANDB_BASE_URL")
+    services = [own] if own else [wandb.Settings().base_url, "https://api.wandb.ai"]
+    hosts = [urlparse(service).netloc for service in services]
+    files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    # Named, as Python is stricter with the one that it finds itself: it refuses what others may read.
+    return any(_holds_login(file, hosts) for file in files if file.is_file())
+
+
+def _holds_login(file: Path, hosts: Sequence[str]) -> bool:
     try:
-        known = netrc.netrc()
-    except FileNotFoundError:
+        known = netrc.netrc(file)
+        return any(known.authenticators(host) for host in hosts)
+    except (netrc.NetrcParseError, OSError):
         return False
-    return any(known.authenticators(host) for host in hosts if host)
 
 
 class Tracking(Callback):

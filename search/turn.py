@@ -10,6 +10,7 @@ import platform
 import threading
 import time
 import uuid
+from contextlib import suppress
 from types import TracebackType
 
 from pyarrow.fs import FileType
@@ -20,6 +21,8 @@ from search.storage import Place
 MARK, CLOCK = ".running", ".clock"
 # How often a mark is renewed, after how long without that its machine counts as lost, and how often it is looked at.
 RENEWED_S, LOST_S, LOOK_S = 15.0, 60.0, 2.0
+# How long giving it back may take after an error that may be the bucket's.
+PATIENCE_S = 5.0
 
 
 class Turn:
@@ -52,11 +55,22 @@ class Turn:
         if not self._kept.copy:
             return
         self._over.set()
-        # With a bucket that does not answer it may be in the middle of a request, and the search has told so already.
         if not isinstance(error, OSError):
-            self._renewing.join()
-            if self._holder() == self._own:
-                self._mark.filesystem.delete_file(self._mark.path)
+            self._give_back()
+            return
+        # It may be the bucket that does not answer, which the search has told already: that is not waited for.
+        giving_back = threading.Thread(target=self._try_to_give_back, name="giving back", daemon=True)
+        giving_back.start()
+        giving_back.join(PATIENCE_S)
+
+    def _give_back(self) -> None:
+        self._renewing.join()
+        if self._holder() == self._own:
+            self._mark.filesystem.delete_file(self._mark.path)
+
+    def _try_to_give_back(self) -> None:
+        with suppress(OSError):  # the mark is then taken for a lost machine's
+            self._give_back()
 
     def check(self) -> None:
         """Look whether it is still this machine's turn.

@@ -2,15 +2,14 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.stats import rankdata
 
 from search import answers
 from search.answers import Report, best_by_seconds, best_by_trial, common_epoch, importance, rank_correlation
+from search.line_log import LOG, LineLog
 from search.space import Choices, Range
 from search.trials import TrialRow
 
@@ -172,11 +171,13 @@ def test_all_answers_are_plain_json_and_say_what_matters():
     assert answers.what_matters({"importance": {"trials": 3, "why": "too few"}}) == ""
 
 
-def test_of_an_epoch_trained_twice_the_last_report_counts():
-    table = pd.DataFrame(
-        {"epoch": [1, 2, 2, 3], "score": [9.0, 8.0, 7.0, 6.0], "seconds": 1.0, "timestamp": [1, 2, 5, 6]}
-    )
-    analysis = SimpleNamespace(trials=[SimpleNamespace(trial_id="t1")], trial_dataframes={"t1": table})
-    assert answers.histories(analysis) == {
-        "t1": [Report(1, 9.0, 1.0, 1), Report(2, 7.0, 1.0, 5), Report(3, 6.0, 1.0, 6)]
+def test_of_an_epoch_trained_twice_the_last_report_counts(tmp_path):
+    log = LineLog(tmp_path / LOG)
+    for epoch, score in ((1, 9.0), (2, 8.0), (2, 7.0), (3, 6.0)):
+        log.write({"trial": "t1", "report": {"epoch": epoch, "score": score, "seconds": 1.0}})
+        log.write({"trial": "a finalist", "report": {"epoch": epoch, "score": score, "seconds": 1.0}})
+    log.close()
+    found = answers.histories(tmp_path, [row(1), row(2)])
+    assert {trial_id: [told[:4] for told in history] for trial_id, history in found.items()} == {
+        "t1": [(1, 9.0, 1.0, 0), (2, 7.0, 1.0, 4), (3, 6.0, 1.0, 6)]
     }

@@ -324,7 +324,15 @@ MUTANTS = [
     ("open ports", top("provider.security_group", OPEN), "opens ports 8265 to 8265 to the world"),
     ("a zone of another region", text("us-west-2c", "us-east-1c"), "availability_zone has us-east-1c"),
     ("one zone", text(",us-west-2b,us-west-2c", ""), "availability_zone has one zone"),
-    ("a key in the file", text("-e RAY_AUTH", "-e WANDB_API_KEY=1234\n    - -e RAY_AUTH"), "looks like a secret"),
+    *(
+        ("a key in the file", text("-e RAY_AUTH", f"-e {secret}\n    - -e RAY_AUTH"), "looks like a secret")
+        for secret in (
+            "WANDB_API_KEY=1234",
+            "WANDB_API_KEY='1234'",
+            'AWS_SECRET_ACCESS_KEY="ab/cd"',
+            "OPTUNA_STORAGE=postgresql://me:hunter2@db/optuna",
+        )
+    ),
     ("a token in a comment", text("# nobody", "# " + "0a" * 32), "looks like a secret"),
     (
         "results local",

@@ -124,7 +124,12 @@ def test_many_observations_take_little_time():
         )
         trials.add_trial(told)
     ask(trials)
-    assert trials.sampler._fitted <= 200
+    assert len(trials.sampler._process._known) <= 200
+    fitted, before = trials.sampler._fitted, trials.sampler._process._log.copy()
+    trials.add_trials(trials.trials[:300])
+    ask(trials)
+    assert trials.sampler._fitted > fitted  # with so many more, anew
+    assert (trials.sampler._process._log != before).any()
 
 
 def test_the_process_predicts_as_the_textbook_does():

@@ -467,14 +467,25 @@ def test_four_requests_at_once_and_never_five(service, out, fetch):
     assert max(most) == 4
 
 
-@pytest.mark.parametrize("status", [204, 404])
-def test_an_event_without_data_is_noted_and_not_asked_for_again(service, out, fetch, status):
-    service.faults = only(EVENTS[3], send(status, b""), times=99)
+@pytest.mark.parametrize(
+    ("status", "body"), [(204, b""), (404, b""), (404, b"Error 404: no data"), (404, b"<html>No data found</html>")]
+)
+def test_an_event_without_data_is_noted_and_not_asked_for_again(service, out, fetch, status, body):
+    service.faults = only(EVENTS[3], send(status, body), times=99)
     for _ in range(2):
         assert fetch().outcome["without data"] == 1
     assert service.events_asked() == EVENTS
     assert not (out / f"{EVENTS[3]}.h5").exists()
     assert ledger_of(out)["events"][EVENTS[3]]["no data"] == f"no data (HTTP {status})"
+
+
+def test_a_page_of_what_stands_before_a_service_that_is_away_says_nothing_of_an_event(service, out, fetch):
+    page = b"<html><head><title>404 Not Found</title></head><body>nginx</body></html>"
+    service.faults = only(EVENTS[3], send(404, page), times=1)
+    assert fetch().failed == {EVENTS[3]: "HTTP 404: 404 Not Found"}
+    assert EVENTS[3] not in ledger_of(out)["events"]
+    assert not fetch().failed
+    assert_whole(out, service)
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -264,3 +264,11 @@ def test_a_database_holds_the_study_where_one_is_named(tmp_path, monkeypatch):
     assert [trial.value for trial in earlier_trials([str(tmp_path / "a search")], SPACE)] == [3.0]
     with pytest.raises(ValueError, match=r"another.*does not exist"):
         earlier_trials([str(tmp_path / "another")], SPACE)
+
+
+@pytest.mark.parametrize("url", ["no url", "sqlite:////nowhere/hidden.db", "odd://me:hidden@host/studies"])
+def test_a_database_that_cannot_be_opened_is_told_without_its_address(tmp_path, monkeypatch, url):
+    monkeypatch.setenv("OPTUNA_STORAGE", url)
+    with pytest.raises(ValueError, match="names a database that cannot be opened") as refusal:
+        open_storage(tmp_path / JOURNAL)
+    assert "hidden" not in str(refusal.value)

@@ -121,9 +121,10 @@ def test_what_lies_below_a_url_keeps_its_options(s3):
     assert place(below.name).read() == b"some"
 
 
-def test_a_password_in_a_url_is_refused_and_not_told():
+@pytest.mark.parametrize("password", ["hidden", "a/hidden+b", "a:hidden"])
+def test_a_password_in_a_url_is_refused_and_not_told(password):
     with pytest.raises(ValueError, match="has a password; expected it in the environment") as refusal:
-        place("s3://key:hidden@bucket/results")
+        place(f"s3://key:{password}@bucket/results")
     assert "hidden" not in str(refusal.value)
 
 

@@ -27,7 +27,7 @@ KEY = "f00dfeedfacade" * 3
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch, tmp_path):
     """A machine that knows of no account, whatever this one does."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -53,8 +53,23 @@ def test_a_key_in_the_environment_is_an_account(monkeypatch):
 def test_a_login_kept_in_netrc_is_an_account(tmp_path, host, mode):
     file = tmp_path / ".netrc"
     file.write_text(f"machine {host} login user password {KEY}\n")
-    file.chmod(0o600)
-    assert resolved_mode("auto") == mode
+    for rights in (0o600, 0o644):
+        file.chmod(rights)
+        assert resolved_mode("auto") == mode
+
+
+def test_a_login_at_a_service_of_one_s_own_kept_elsewhere_is_an_account(tmp_path, monkeypatch):
+    (tmp_path / "logins").write_text(f"machine wandb.example.org:8080 login user password {KEY}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "logins"))
+    assert resolved_mode("auto") == "offline"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080")
+    assert resolved_mode("auto") == "online"
+
+
+@pytest.mark.parametrize("content", ["machine", "\0", "machine x login y passwrd z"])
+def test_a_netrc_file_that_cannot_be_read_holds_no_account(tmp_path, content):
+    (tmp_path / ".netrc").write_text(content)
+    assert resolved_mode("auto") == "offline"
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from rich.console import Console
@@ -36,6 +37,23 @@ def test_a_mark_is_there_for_as_long_as_one_works_on_a_search(kept):
         assert names(kept) == [MARK]
         ours.check()
     assert names(kept) == []
+
+
+@pytest.mark.parametrize("error", [ValueError, ConnectionError, OSError])
+def test_after_an_error_a_mark_is_given_back_too(kept, error):
+    with pytest.raises(error), one(kept):
+        raise error("no cluster, or a full disk")
+    assert names(kept) == []
+
+
+def test_a_bucket_that_does_not_answer_is_not_waited_for(kept, monkeypatch):
+    monkeypatch.setattr(turn, "PATIENCE_S", 0.1)
+    answers, ours = threading.Event(), one(kept)
+    ours.__enter__()
+    monkeypatch.setattr(ours, "_holder", answers.wait)
+    ours.__exit__(OSError, OSError("no answer"), None)
+    assert names(kept) == [MARK]
+    answers.set()
 
 
 def test_a_search_in_a_folder_has_no_mark(tmp_path):

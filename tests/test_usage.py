@@ -35,6 +35,15 @@ def no_room():
     return raised.value
 
 
+@pytest.mark.skipif(not usage.CLEAR_PEAK.exists(), reason="this system does not forget a peak")
+def test_a_peak_is_that_of_one_training_alone():
+    before, large = usage.peak_gb(CPU), torch.ones(10**8)
+    assert usage.peak_gb(CPU) > before + 0.3
+    del large
+    usage.forget_peak(CPU)
+    assert usage.peak_gb(CPU) < before + 0.1
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

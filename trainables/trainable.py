@@ -25,7 +25,7 @@ from trainables.checkpoint import FILE, best_epoch, load_first, save_checkpoint
 from trainables.config import TrialConfig, with_values
 from trainables.gan import Gan
 from trainables.training import OUT_OF_MEMORY, Report, StopRule, train
-from trainables.usage import Usage
+from trainables.usage import Usage, forget_peak
 
 # How often a trial goes on from its last checkpoint after its process, or one of its workers, died.
 MAX_FAILURES = 3
@@ -68,6 +68,7 @@ def run_trial(
             mps.leave()
         if shared:
             torch.cuda.set_per_process_memory_fraction(own)
+        forget_peak(device)
         state, warning = _last_state()
         report = _reporter(state, warning, Usage(device, _steps(state)), shared)
         train(config, PreparedDataset.open(dataset()), report, stop_rule, state, device)

@@ -4,6 +4,8 @@ import importlib.util
 import resource
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -12,6 +14,8 @@ from trainables.gan import Gan
 GB = 1e9
 # `getrusage` counts kilobytes, but bytes on a Mac.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+# Linux takes a 5 written here as the wish to forget the peak (proc(5)).
+CLEAR_PEAK = Path("/proc/self/clear_refs")
 
 
 class Usage:
@@ -40,8 +44,18 @@ class Usage:
         return metrics
 
 
+def forget_peak(device: torch.device) -> None:
+    """Have `peak_gb` begin anew for the next training of this process, where the system lets it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # it stays the peak of all trainings so far
+            CLEAR_PEAK.write_text("5")
+
+
 def peak_gb(device: torch.device) -> float:
-    """Peak memory of this process; on a GPU what its allocator held there."""
+    """Peak memory of this process since `forget_peak`; on a GPU what its allocator held there."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / GB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / GB

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +13,6 @@ from search.config import SearchConfig, parse, read_config
 from search.export.load import BEST, CONFIG, FORMAT, METRICS, REMEDY
 from search.finalists import SEED
 from search.line_log import LOG, lines_of
-from search.objectives import COVERAGE, REPORTED
 from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE, data_of
 from search.trials import COLUMNS, TrialRow, best_row
 
@@ -32,12 +30,8 @@ class Training:
         return [report for _, (_, report) in sorted(self.by_epoch.items())]
 
     def history(self) -> list[Report]:
-        """The reports as the answers take them; their place in the log stands for the time."""
-        ordered = sorted(self.by_epoch.items())
-        return [
-            Report(epoch, told["score"], told["seconds"], place, told.get(REPORTED[COVERAGE], math.nan))
-            for epoch, (place, told) in ordered
-        ]
+        """The reports as the answers take them."""
+        return [Report.logged(place, told) for _, (place, told) in sorted(self.by_epoch.items())]
 
 
 @dataclass(frozen=True)

@@ -124,14 +124,15 @@ class CurveSampler(BaseSampler):
         curves = [self._curve(trial) for trial in known]
         of_curve = np.repeat(np.arange(len(curves)), [len(curve.scores) for curve in curves])
         y = _deviates([score for curve in curves for score in curve.scores])
+        observed = len(y)
         chosen = _most_telling(y, rng)
         y, of_curve = y[chosen] - y[chosen].mean(), of_curve[chosen]
         shares = np.array([curve.shares for curve in curves])
         depths = np.array([depth for curve in curves for depth in curve.depths])
         x = self._at(shares[of_curve], depths[chosen])
-        if len(y) >= GROWTH * self._fitted:
+        if observed >= GROWTH * self._fitted:
             self._process.fit(x, y)
-            self._fitted = len(y)
+            self._fitted = observed
         else:
             self._process.condition(x, y)
         if running:
