@@ -218,18 +218,18 @@ def _search(
     def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
         return run_search(config, data, plan.kept, [*callbacks, sent], resume)
 
-    return _followed(config, plan.folder, console, progress, train)
+    return _followed(config, plan.kept, console, progress, train)
 
 
 def _followed(
     config: SearchConfig,
-    folder: Path,
+    kept: Place,
     console: Console,
     progress: Progress,
     train: Callable[[list[Callback]], tuple[ExperimentAnalysis, bool]],
 ) -> tuple[ExperimentAnalysis, bool]:
     """Train with the terminal and W&B following."""
-    with closing(Tracking(config.wandb, folder, console)) as tracking, progress:
+    with closing(Tracking(config.wandb, kept, console)) as tracking, progress:
         analysis, finished = train([progress, tracking])
         if finished:
             progress.show(analysis.trials)
@@ -282,7 +282,7 @@ def _finalists(
 
     # Nothing but time ends these.
     timed = replace(config, max_cost=0.0, target_score=0.0)
-    analysis, finished = _followed(timed, plan.folder, console, progress, train)
+    analysis, finished = _followed(timed, plan.kept, console, progress, train)
     if not finished:
         raise KeyboardInterrupt
     trained = finalists.rows(analysis.trials)

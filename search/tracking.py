@@ -21,6 +21,7 @@ from rich.console import Console
 
 from search.config import WandbConfig
 from search.line_log import LOG, LineLog
+from search.storage import Place
 from search.trials import OUT_OF_TIME, trial_number, trial_rows
 from search.wandb_runs import Mode, is_complete, write_runs
 
@@ -66,14 +67,14 @@ def _holds_login(file: Path, hosts: Sequence[str]) -> bool:
 class Tracking(Callback):
     """Follows a search for Tune: logs each report, and has a process make runs of the log."""
 
-    def __init__(self, config: WandbConfig, folder: Path, console: Console):
-        self._folder, self._console = folder, console
+    def __init__(self, config: WandbConfig, kept: Place, console: Console):
+        self._kept, self._folder, self._console = kept, kept.here, console
         self._news: list[Trial] = []
         self._begun = False
         self._ended: set[str] = set()
         mode = resolved_mode(config.mode)
-        self._trial_log = LineLog(folder / LOG)
-        self._writer = None if mode == "disabled" else Writer(folder, mode)
+        self._trial_log = LineLog(self._folder / LOG)
+        self._writer = None if mode == "disabled" else Writer(kept, mode)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Log a trial that starts, or goes on in a restored search."""
@@ -124,7 +125,7 @@ class Tracking(Callback):
         """What is known of a trial from its start; its checkpoints are in one of two folders."""
         one_worker = Path(cast(str, trial.path))
         several = one_worker.with_name(trial.trial_id)
-        checkpoints = [os.path.relpath(folder, self._folder) for folder in (one_worker, several)]
+        checkpoints = [os.path.relpath(folder, self._kept.path) for folder in (one_worker, several)]
         return {"number": trial_number(trial), "parameters": trial.config, "checkpoints": checkpoints}
 
     def _log(self, trial: Trial, **content: Any) -> None:
@@ -143,10 +144,10 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
 class Writer:
     """The process that makes runs of the log."""
 
-    def __init__(self, folder: Path, mode: Mode):
+    def __init__(self, kept: Place, mode: Mode):
         spawn = multiprocessing.get_context("spawn")
         self._link, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=write_runs, args=(folder, mode, theirs), name="wandb-runs", daemon=True)
+        self._process = spawn.Process(target=write_runs, args=(kept, mode, theirs), name="wandb-runs", daemon=True)
         # The process inherits that Ctrl-C is not for it, but for this one, which then says what to do.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._process.start()

@@ -18,11 +18,13 @@ from typing import Any, Literal
 
 import torch
 import wandb
+from pyarrow.fs import FileSelector
 
 from search.config import read_config
 from search.figure import draw_waveforms
 from search.line_log import LOG, LogReader
 from search.plan import SEARCH_FILE, data_of
+from search.storage import Place
 from trainables.batches import LABELS, PreparedDataset
 from trainables.checkpoint import FILE, load_first
 from trainables.config import TrialConfig, with_values
@@ -41,8 +43,8 @@ INIT_TIMEOUT_S, FINISH_TIMEOUT_S = 15.0, 10.0
 NICENESS = 10
 
 
-def write_runs(folder: Path, mode: Mode, link: Connection) -> None:
-    """Write the runs of the search in a result folder as its log grows, until told that the search has ended.
+def write_runs(kept: Place, mode: Mode, link: Connection) -> None:
+    """Write the runs of the search that is kept there as its log grows, until told that the search has ended.
 
     The driver is at the other end of `link`. What is worth telling the user goes to it, and an empty text at each sign
     of progress. Troubles with the service are answered by starting again offline, from the log's first line.
@@ -52,9 +54,9 @@ def write_runs(folder: Path, mode: Mode, link: Connection) -> None:
     os.environ["WANDB_SILENT"] = "true"
     torch.set_num_threads(1)
     try:
-        with (folder / LOG).open("rb") as first, LogReader(folder / LOG) as log:
+        with (kept.here / LOG).open("rb") as first, LogReader(kept.here / LOG) as log:
             fcntl.flock(first, fcntl.LOCK_EX)  # that of a killed driver may not have noticed yet
-            make_runs(log, folder, mode, Driver(link))
+            make_runs(log, kept, mode, Driver(link))
     except (EOFError, BrokenPipeError):
         return  # the driver was killed; the search resumed writes everything
     except Exception as error:  # told in one line, and the search goes on
@@ -81,10 +83,10 @@ class Driver:
             self.ended = self._link.recv()
 
 
-def make_runs(log: LogReader, folder: Path, mode: Mode, driver: Driver) -> None:
+def make_runs(log: LogReader, kept: Place, mode: Mode, driver: Driver) -> None:
     """Make runs of the log: at first in the mode asked for, and if that is online and fails, offline."""
     try:
-        Runs(folder, mode, driver).follow(log)
+        Runs(kept, mode, driver).follow(log)
     except Exception as error:  # of the service, or of W&B's own process, which may fail in many ways
         if mode != "online":
             raise
@@ -93,7 +95,7 @@ def make_runs(log: LogReader, folder: Path, mode: Mode, driver: Driver) -> None:
         with suppress(ConnectionError):
             wandb.teardown()
         log.rewind()
-        Runs(folder, "offline", driver).follow(log)
+        Runs(kept, "offline", driver).follow(log)
 
 
 def is_complete(folder: Path, trial_id: str) -> bool:
@@ -115,16 +117,16 @@ class _Open:
 
     run: Any
     config: TrialConfig
-    checkpoints: list[Path]
+    checkpoints: list[Place]
     step: int
 
 
 class Runs:
     """The runs of a search that are open."""
 
-    def __init__(self, folder: Path, mode: Mode, driver: Driver):
-        self._folder, self._mode, self._driver = folder, mode, driver
-        self._config = read_config(folder / SEARCH_FILE)
+    def __init__(self, kept: Place, mode: Mode, driver: Driver):
+        self._kept, self._folder, self._mode, self._driver = kept, kept.here, mode, driver
+        self._config = read_config(self._folder / SEARCH_FILE)
         self._open: dict[str, _Open] = {}
         self._parameters: dict[str, dict[str, Any]] = {}
 
@@ -176,7 +178,7 @@ class Runs:
             settings=_settings(),
         )
         self._driver.tell("")
-        return _Open(run, config, [self._folder / name for name in checkpoints], run.starting_step - 1)
+        return _Open(run, config, [self._kept / name for name in checkpoints], run.starting_step - 1)
 
     def _origin(self, parameters: Mapping[str, Any]) -> dict[str, str]:
         """Where a trial's parameters come from: those of an earlier one with another seed are trained again."""
@@ -207,7 +209,7 @@ class Runs:
         self._driver.tell("")
 
     def _log_picture(self, held: _Open, trial_id: str) -> None:
-        state, damage = load_first(newest_first(held.checkpoints))
+        state, damage = load_first(newest_first(held.checkpoints), self._kept.filesystem)
         for text in damage:
             self._driver.tell(f"Trial {trial_id}: {text}")
         if state is None:
@@ -235,9 +237,15 @@ def _settings() -> wandb.Settings:
     )
 
 
-def newest_first(folders: list[Path]) -> list[Path]:
+def newest_first(folders: list[Place]) -> list[Path]:
     """The checkpoints in a trial's folders."""
-    return sorted({file.parent for folder in folders for file in folder.glob(f"checkpoint_*/{FILE}")}, reverse=True)
+    files = [
+        Path(info.path)
+        for folder in folders
+        for info in folder.filesystem.get_file_info(FileSelector(folder.path, allow_not_found=True, recursive=True))
+    ]
+    found = {file.parent for file in files if file.name == FILE and file.parent.name.startswith("checkpoint_")}
+    return sorted(found, reverse=True)
 
 
 def draw_generator(weights: dict[str, Any], config: TrialConfig, data: Path, title: str, file: Path) -> None:

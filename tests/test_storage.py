@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -21,15 +23,18 @@ from rich.console import Console
 from werkzeug.serving import make_server
 
 from search import line_log, plan, storage
+from search.config import WandbConfig
 from search.internals import deleting_aside, send_changes_alone
 from search.line_log import LOG, LineLog, lines_of
 from search.run import parse_arguments
 from search.storage import LATEST_RUN, Changes, copies, dataset_at, on_this_machine, place
+from search.tracking import Tracking
 from search.tune_state import Sent
 from search.turn import MARK, Turn
+from search.wandb_runs import newest_first
 from tests.test_kills import LIMIT_S, LINES, check_kept, check_whole, ended, lines, start, wait_for  # noqa: F401
 from tests.test_search import SMALL
-from trainables.checkpoint import load_first
+from trainables.checkpoint import FILE, load_first
 
 PROJECT = Path(__file__).parents[1]
 SECRET = "never-written"
@@ -205,6 +210,19 @@ def test_of_what_tune_saves_the_changes_are_sent_as_they_were_when_it_saved(s3, 
     assert names(kept / "tune") == [".validate_storage_marker", "state.json", "trial/params.json"]
     assert requests == [2, 1]
     assert len(pickle.dumps(experiment.storage)) == before  # Tune saves it with each trial
+
+
+def test_a_trial_s_checkpoints_are_found_where_they_are_kept(s3):
+    kept = place("s3://mine/results/x")
+    kept.here.mkdir(parents=True)
+    for number in (0, 1):
+        (kept / f"tune/a/checkpoint_{number:06d}/{FILE}").write(b"any")
+    trial = SimpleNamespace(path=f"{kept.path}/tune/a", trial_id="b", experiment_tag="1_", config={})
+    with closing(Tracking(WandbConfig(mode="disabled"), kept, Console(file=io.StringIO()))) as tracking:
+        folders = tracking._about(trial)["checkpoints"]
+    assert folders == ["tune/a", "tune/b"]
+    found = newest_first([kept / name for name in folders])
+    assert [str(folder) for folder in found] == [f"{kept.path}/tune/a/checkpoint_{n:06d}" for n in (1, 0)]
 
 
 def test_tune_does_not_wait_until_checkpoints_are_deleted(s3):

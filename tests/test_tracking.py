@@ -16,6 +16,7 @@ from search import tracking, wandb_runs
 from search.config import WandbConfig, resolved
 from search.line_log import LOG, LineLog, LogReader, reports_by_trial
 from search.presets import preset
+from search.storage import place
 from search.tracking import Tracking, resolved_mode
 from search.wandb_runs import Driver, Runs, is_complete, make_runs, write_runs
 from tests.wandb_fakes import BLOCK, Offline, running_service
@@ -118,7 +119,7 @@ def follow(folder, *lines, mode="offline"):
     ours, theirs = multiprocessing.Pipe()
     with ours, theirs, LogReader(folder / LOG) as log:
         ours.send(True)
-        make_runs(log, folder, mode, Driver(theirs))
+        make_runs(log, place(folder), mode, Driver(theirs))
         return told(ours)
 
 
@@ -287,7 +288,7 @@ def test_an_error_of_its_own_is_told_in_one_line(folder):
     write_log(folder, starts())
     ours, theirs = multiprocessing.Pipe()
     with ours, theirs:
-        write_runs(folder, "offline", theirs)
+        write_runs(place(folder), "offline", theirs)
         (text,) = told(ours)
     assert "search.json" in text
 
@@ -320,7 +321,7 @@ def end_trial(follower, trial):
 
 
 def test_disabled_it_writes_the_log_alone(folder):
-    follower = Tracking(WandbConfig(mode="disabled"), folder, Console(file=io.StringIO()))
+    follower = Tracking(WandbConfig(mode="disabled"), place(folder), Console(file=io.StringIO()))
     run_trial(follower, trial := tune_trial(folder), range(1, 3))
     end_trial(follower, trial)
     follower.close()
@@ -330,7 +331,7 @@ def test_disabled_it_writes_the_log_alone(folder):
 
 def test_a_trial_that_ended_just_before_a_kill_is_told_of_when_the_search_is_restored(folder, monkeypatch):
     monkeypatch.setattr(tracking, "PATIENCE_S", 0.0)
-    follower = Tracking(WandbConfig(mode="offline"), folder, Console(file=io.StringIO()))
+    follower = Tracking(WandbConfig(mode="offline"), place(folder), Console(file=io.StringIO()))
     trial = tune_trial(folder)
     trial.status, trial.last_result = "TERMINATED", {"epoch": 5, "stop_reason": "stalled: x"}
     follower.on_step_end(0, [trial])
@@ -343,7 +344,7 @@ def test_a_trial_that_ended_just_before_a_kill_is_told_of_when_the_search_is_res
 
 def test_a_search_is_followed_to_its_end_whatever_ctrl_c_does_to_its_process(folder):
     stream = io.StringIO()
-    follower = Tracking(WandbConfig(mode="offline"), folder, Console(file=stream))
+    follower = Tracking(WandbConfig(mode="offline"), place(folder), Console(file=stream))
     (process,) = multiprocessing.active_children()
     os.kill(process.pid, signal.SIGINT)
     run_trial(follower, trial := tune_trial(folder), range(1, 6))
@@ -361,7 +362,7 @@ def test_a_silent_service_holds_up_neither_the_search_nor_its_end(folder, servic
     monkeypatch.setattr(tracking, "PATIENCE_S", 0.2)
     service.answering.clear()
     stream = io.StringIO()
-    follower = Tracking(WandbConfig(mode="online"), folder, Console(file=stream))
+    follower = Tracking(WandbConfig(mode="online"), place(folder), Console(file=stream))
     start = time.perf_counter()
     run_trial(follower, trial := tune_trial(folder), range(1, 1001))
     end_trial(follower, trial)
@@ -373,7 +374,7 @@ def test_a_silent_service_holds_up_neither_the_search_nor_its_end(folder, servic
 
 
 def _drive_and_die(folder: Path, epochs: int) -> None:
-    follower = Tracking(WandbConfig(mode="offline"), folder, Console(file=io.StringIO()))
+    follower = Tracking(WandbConfig(mode="offline"), place(folder), Console(file=io.StringIO()))
     trials = [tune_trial(folder, name) for name in "ab"]
     for trial in trials:
         run_trial(follower, trial, range(1, epochs + 1))
@@ -389,7 +390,7 @@ def test_after_a_kill_of_the_driver_a_resumed_search_has_every_run_to_its_last_s
     driver.start()
     driver.join()
     assert driver.exitcode == -signal.SIGKILL
-    follower = Tracking(WandbConfig(mode="offline"), folder, Console(file=io.StringIO()))
+    follower = Tracking(WandbConfig(mode="offline"), place(folder), Console(file=io.StringIO()))
     run_trial(follower, trial := tune_trial(folder, "b"), range(390, 421))
     end_trial(follower, trial)
     follower.close()

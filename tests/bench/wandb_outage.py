@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data_prep.files import write_json
 from search.config import WandbConfig, resolved
 from search.presets import preset
+from search.storage import place
 from search.tracking import Tracking
 from tests.wandb_fakes import Offline, running_service
 
@@ -62,7 +63,7 @@ def search(mode: str, args: argparse.Namespace) -> dict[str, float | bool]:
         folder.mkdir()
         write_json(folder / "search.json", resolved(preset("demo"), {"data": parent}))
         start = time.perf_counter()
-        tracking, held_s = Tracking(WandbConfig(mode), folder, Console(file=io.StringIO())), 0.0
+        tracking, held_s = Tracking(WandbConfig(mode), place(folder), Console(file=io.StringIO())), 0.0
         for number in range(args.reports // EPOCHS):
             held_s = max(held_s, one_trial(tracking, folder, number, args.every))
         ended = time.perf_counter()
