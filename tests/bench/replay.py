@@ -1,13 +1,12 @@
 """Compare this project's search with others by replaying recorded trainings of the demo, seed noise and all.
 
-    python tests/bench/replay.py [--seeds 100] [--jobs 2]
+    python tests/bench/replay.py [--seeds 100] [--budget 25] [--jobs 2]
 
 `record_curves.py` has recorded what configurations of the demo's space score by epoch, each with three seeds. Here a
 proposal is answered by the nearest of them (in shares of each range), with one of its seeds drawn at random. A search
 may come to a configuration again, as in a space without gaps it would come near it, and draws a seed again: the three
 are taken for all the seeds there are, so that no training knows anything of another's noise. Four workers, each busy
-for as long as the epochs take, until the time of 16 median full trainings is spent: a demo has 8 trials and its
-finalists 6 trainings.
+for as long as the epochs take, until the time of 25 median full trainings is spent, as on LCBench.
 
 What a search chooses is judged by the geometric mean over its seeds of the best score, which is the exported epoch's:
 seeds change scores by factors. Regret is its natural logarithm over that of the best configuration: 0.7 is a score
@@ -41,7 +40,7 @@ from search.space import Space
 from search.trials import TrialRow
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "demo_curves.json"
-SEEDS, WORKERS, BUDGET = 3, 4, 16
+SEEDS, WORKERS = 3, 4
 WINDOWS = 480  # of the demo's dataset, to train
 
 
@@ -159,14 +158,14 @@ def compare(regrets: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _run(job: tuple[str, int]) -> float:
-    name, seed = job
+def _run(job: tuple[str, int, float]) -> float:
+    name, seed, budget = job
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     config = preset("demo")
     recorded = Recorded(FILE, config.domains)
     setting = Setting(config.domains, config.scheduler, recorded.epochs, WINDOWS)
     training = replace(config.training, max_epochs=recorded.epochs)
-    config = replace(config, training=training, max_hours=BUDGET * recorded.seconds / WORKERS / 3600)
+    config = replace(config, training=training, max_hours=budget * recorded.seconds / WORKERS / 3600)
     if name != OURS:
         config = replace(config, finalists=replace(config.finalists, count=0))
     return regret(setting.methods()[name](seed), recorded, config, seed)
@@ -181,7 +180,9 @@ def main() -> None:
     regrets = {}
     with Pool(options.jobs) as pool:
         for name in Setting(config.domains, config.scheduler, recorded.epochs, WINDOWS).methods():
-            regrets[name] = np.array(pool.map(_run, product([name], range(options.seeds)), chunksize=1))
+            regrets[name] = np.array(
+                pool.map(_run, product([name], range(options.seeds), [options.budget]), chunksize=1)
+            )
             error = regrets[name].std(ddof=1) / math.sqrt(options.seeds)
             print(f"{name:30s} regret {regrets[name].mean():.3f} +- {error:.3f}", flush=True)
     print(json.dumps(compare(regrets)))
@@ -195,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--seeds", type=int, default=100, help="runs of each method")
+    parser.add_argument("--budget", type=float, default=25, help="time of a search, in median full trainings")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     return parser
 
