@@ -340,6 +340,7 @@ def kept_by(analysis):
 
 
 @pytest.mark.slow
+@pytest.mark.all
 def test_a_search_with_a_damaged_checkpoint_ends_as_one_without(cluster, prepared, tmp_path):
     analysis, finished = search(tmp_path / "a", prepared, Interrupt(3))
     assert not finished
