@@ -518,7 +518,6 @@ def test_a_search_can_be_interrupted_and_resumed(cluster, prepared, tmp_path, mo
     assert [trial.state for trial in study(folder).trials] == [TrialState.COMPLETE] * 3
 
 
-@pytest.mark.slow
 @pytest.mark.all
 def test_a_search_for_two_objectives_names_the_best_of_both(cluster, prepared, tmp_path):
     settings = ("scheduler.name=none", "sampler=tpe", "second_objective=epoch_seconds")
