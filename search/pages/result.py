@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from search.answers import Report, answers
+from search.answers import Report, answers, histories
 from search.config import SearchConfig, parse, read_config
 from search.export.load import BEST, CONFIG, FORMAT, METRICS, REMEDY
 from search.finalists import SEED
@@ -19,19 +19,15 @@ from search.trials import COLUMNS, TrialRow, best_row
 
 @dataclass
 class Training:
-    """One training: its parameters, a finalist's seed among them, and its reports by epoch, each with its place."""
+    """One training: its parameters, a finalist's seed among them, and its reports by epoch."""
 
     parameters: dict[str, Any] = field(default_factory=dict)
-    by_epoch: dict[int, tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    by_epoch: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def reports(self) -> list[dict[str, Any]]:
         """The reports in the order of their epochs."""
-        return [report for _, (_, report) in sorted(self.by_epoch.items())]
-
-    def history(self) -> list[Report]:
-        """The reports as the answers take them."""
-        return [Report.logged(place, told) for _, (place, told) in sorted(self.by_epoch.items())]
+        return [self.by_epoch[epoch] for epoch in sorted(self.by_epoch)]
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,7 @@ class Result:
     @cached_property
     def histories(self) -> dict[str, list[Report]]:
         """The reports of each trial of the search that has any."""
-        logged = {row.trial_id: self.log[row.trial_id] for row in self.rows if row.trial_id in self.log}
-        return {trial_id: training.history() for trial_id, training in logged.items() if training.by_epoch}
+        return histories(self.folder, self.rows)
 
     @cached_property
     def answers(self) -> dict[str, Any]:
@@ -193,10 +188,10 @@ def _row(told: dict[str, str]) -> TrialRow:
 def _log(file: Path) -> dict[str, Training]:
     """The trainings by the id of their trial; of an epoch that was trained twice, after a restore, the last."""
     found: dict[str, Training] = {}
-    for place, line in enumerate(lines_of(file)):
+    for line in lines_of(file):
         training = found.setdefault(line["trial"], Training())
         if "report" in line:
-            training.by_epoch[line["report"]["epoch"]] = place, line["report"]
+            training.by_epoch[line["report"]["epoch"]] = line["report"]
         else:
             training.parameters = line["about"]["parameters"]
     return found
