@@ -35,6 +35,11 @@ def no_room():
     return raised.value
 
 
+def test_before_the_first_use_of_a_gpu_there_is_no_peak_to_forget(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: pytest.fail("no device is known yet"))
+    usage.forget_peak(torch.device("cuda"))
+
+
 @pytest.mark.skipif(not usage.CLEAR_PEAK.exists(), reason="this system does not forget a peak")
 def test_a_peak_is_that_of_one_training_alone():
     before, large = usage.peak_gb(CPU), torch.ones(10**8)

@@ -47,8 +47,9 @@ class Usage:
 def forget_peak(device: torch.device) -> None:
     """Have `peak_gb` begin anew for the next training of this process, where the system lets it."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+        if torch.cuda.is_initialized():  # the allocator knows of no device before
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
     else:
         with suppress(OSError):  # it stays the peak of all trainings so far
             CLEAR_PEAK.write_text("5")
