@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial
 from ray.tune.stopper import TimeoutStopper
 
 from search.config import SearchConfig
+from search.finalists import stages
 from search.optuna_search import PastTrial
 from search.trials import OUT_OF_TIME, TrialRow, best_row, trial_rows
 
@@ -37,7 +38,7 @@ def seconds_needed(found: Iterable[tuple[float, float]], config: SearchConfig, a
     best = heapq.nsmallest(config.finalists.count, found)
     if len(best) < 2:
         return 0.0
-    rounds = math.ceil(len(best) * config.finalists.seeds / at_once)
+    rounds = sum(math.ceil(trainings / at_once) for trainings in stages(len(best), config.finalists.seeds, at_once))
     needed = rounds * config.training.max_epochs * max(seconds for _, seconds in best)
     return min(needed, limit_hours(config) * 3600 * MOST_KEPT)
 

@@ -95,12 +95,12 @@ class StoppingConfig:
 
 @dataclass(frozen=True)
 class FinalistsConfig:
-    """How many of the best configurations are trained again, with how many other seeds each; `count` 0 leaves it out.
+    """How many of the best configurations are trained again, and with how many other seeds; `count` 0 leaves it out.
 
-    With fewer than three seeds nothing could be told apart.
+    All are trained with one, the best two with the rest (`race.py`); with fewer than three nothing is told apart.
     """
 
-    count: int = 3
+    count: int = 4
     seeds: int = 3
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 The lowest score of a search is partly luck: one seed, the luckiest of many. So the configurations that promise most by
 the scores of all (`curve_model.py`) are trained again, to the last epoch, each with the same few seeds that the search
-did not use; `verdict.py` says which won.
+did not use. `race.py` says in what order, `verdict.py` which won.
 """
 
 import json
@@ -16,26 +16,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from ray.tune.experiment import Trial
-from ray.tune.search import Searcher
 
 from data_prep.files import write_json, written_whole
 from search.config import SearchConfig
-from search.optuna_search import PastTrial
 from search.samplers.curve_model import expected_scores
 from search.trials import TrialRow, trial_rows
 from search.verdict import Verdict, compare, counted_score, failed
 from trainables.config import MAX_SEED
 
 SEED = "seed"
+# So many finalists are trained with all of the seeds.
+LAST = 2
 CHOICE_FILE = "finalists.json"
 
 
 @dataclass(frozen=True)
 class Finalists:
-    """The trials of a search whose configurations are trained again, best first, and the seeds."""
+    """The trials of a search whose configurations are trained again, most promising first, and the seeds.
+
+    `expected` is by trial the score that the search lets expect of its configuration; all are trained with the first
+    `first_seeds` of the seeds.
+    """
 
     chosen: tuple[TrialRow, ...]
+    expected: Mapping[str, float]
     seeds: tuple[int, ...]
+    first_seeds: int
 
     def points(self) -> list[dict[str, Any]]:
         """Parameters and seed of each training; with one seed all configurations before any with the next."""
@@ -66,7 +72,8 @@ class Finalists:
 
     def verdict(self, rows: Sequence[TrialRow]) -> Verdict | None:
         """What the trainings say; None if not one has come to its end."""
-        return compare((str(self.origin(row.parameters)), row.parameters[SEED], row) for row in rows)
+        scores = ((str(self.origin(row.parameters)), row.parameters[SEED], counted_score(row)) for row in rows)
+        return compare(self.expected, scores)
 
     def trained_as(self, winner: str, trials: Sequence[Trial]) -> list[Trial]:
         """Of the trials, those of the winner's configuration that have not failed."""
@@ -74,28 +81,47 @@ class Finalists:
         return [t for t in trials if t.trial_id in sound and self.origin(t.config) == winner]
 
 
-def choose(rows: Sequence[TrialRow], config: SearchConfig) -> Finalists | None:
+def stages(count: int, seeds: int, at_once: int) -> tuple[int, int]:
+    """How many trainings the two stages of a race between `count` finalists have; between fewer than two there is none.
+
+    In the first each has one seed, or more if there is room for all of them at once.
+    """
+    if count < 2:
+        return 0, 0
+    first = min(seeds, max(1, at_once // count))
+    return count * first, LAST * (seeds - first)
+
+
+def choose(rows: Sequence[TrialRow], config: SearchConfig, at_once: int) -> Finalists | None:
     """The trials of a search that promise most, each configuration once; None where there is no choice to make."""
     sound = sorted((row for row in rows if math.isfinite(row.score) and not failed(row)), key=lambda row: row.score)
-    if sound:
-        expected = expected_scores(sound, config.domains, config.training.max_epochs)
-        sound = [sound[i] for i in np.argsort(expected, kind="stable")]
-    chosen = tuple(islice(_distinct(sound), config.finalists.count))
+    if not sound:
+        return None
+    scores = expected_scores(sound, config.domains, config.training.max_epochs)
+    promising = (sound[i] for i in np.argsort(scores, kind="stable"))
+    chosen = tuple(islice(_distinct(promising), config.finalists.count))
+    expected = {row.trial_id: float(score) for row, score in zip(sound, scores, strict=True) if row in chosen}
     seeds = tuple((config.seed + number) % MAX_SEED for number in range(1, config.finalists.seeds + 1))
-    return Finalists(chosen, seeds) if len(chosen) > 1 else None
+    if len(chosen) < 2:
+        return None
+    return Finalists(chosen, expected, seeds, stages(len(chosen), len(seeds), at_once)[0] // len(chosen))
 
 
-def choose_once(rows: Sequence[TrialRow], config: SearchConfig, file: Path) -> Finalists | None:
+def choose_once(rows: Sequence[TrialRow], config: SearchConfig, at_once: int, file: Path) -> Finalists | None:
     """What an interrupted search had chosen and kept in `file`, or `choose`, kept there.
 
-    A resumed search may run on another processor, whose rounding would have the model rank close ones otherwise.
+    A resumed search may run on another processor, whose rounding would have the model rank close ones otherwise, and on
+    more of them.
     """
-    if file.is_file():
-        kept, known = json.loads(file.read_text(encoding="utf-8")), {row.trial_id: row for row in rows}
-        return Finalists(tuple(known[trial_id] for trial_id in kept["trials"]), tuple(kept["seeds"]))
-    finalists = choose(rows, config)
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "expected" in kept:  # files of former versions say less
+        known = {row.trial_id: row for row in rows}
+        chosen = tuple(known[trial_id] for trial_id in kept["expected"])
+        return Finalists(chosen, kept["expected"], tuple(kept["seeds"]), kept["first_seeds"])
+    finalists = choose(rows, config, at_once)
     if finalists:
-        write_json(file, {"trials": [row.trial_id for row in finalists.chosen], "seeds": finalists.seeds})
+        expected = {row.trial_id: finalists.expected[row.trial_id] for row in finalists.chosen}
+        write_json(file, {"expected": expected, "seeds": finalists.seeds, "first_seeds": finalists.first_seeds})
     return finalists
 
 
@@ -106,38 +132,3 @@ def _distinct(rows: Iterable[TrialRow]) -> Iterator[TrialRow]:
         if row.parameters not in seen:
             seen.append(row.parameters)
             yield row
-
-
-class Listed(Searcher):
-    """Proposes to Tune what it is given, one after the other."""
-
-    def __init__(self, points: Sequence[dict[str, Any]]):
-        super().__init__(metric="score", mode="min")
-        self._points = list(points)
-        self._given: dict[str, int] = {}
-
-    def suggest(self, trial_id: str) -> Any:
-        """The first that no trial has, or that there are no more."""
-        left = set(range(len(self._points))) - set(self._given.values())
-        if not left:
-            return self.FINISHED
-        self._given[trial_id] = min(left)
-        return self._points[self._given[trial_id]]
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing is learnt from a trial."""
-
-    def rebuild(self, past: Sequence[PastTrial]) -> None:
-        """Propose what no trial of a restored search has been given.
-
-        Raises:
-            ValueError: if one has been given what is not in the list.
-        """
-        self._given = {}
-        for trial in past:
-            if trial.parameters not in self._points:
-                raise ValueError(
-                    f"trial {trial.trial_id} of finalists/ is of a configuration that {CHOICE_FILE} does not name; "
-                    "remove both to choose and train anew"
-                )
-            self._given[trial.trial_id] = self._points.index(dict(trial.parameters))

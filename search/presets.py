@@ -1,7 +1,7 @@
 """The two presets: the full search, and the demo, a miniature of it."""
 
 from search.baselines import DEMO_START, HAND_TUNED
-from search.config import FinalistsConfig, ResourcesConfig, SchedulerConfig, SearchConfig, StoppingConfig, domain_json
+from search.config import ResourcesConfig, SchedulerConfig, SearchConfig, StoppingConfig, domain_json
 from search.space import Domain, Range
 from trainables.config import CONDITIONS, EvaluationConfig, ModelConfig, TrainingConfig
 
@@ -52,7 +52,6 @@ PRESETS = {
             grace_generator_steps=120,
             interval_generator_steps=60,
         ),
-        finalists=FinalistsConfig(count=2),
         resources=ResourcesConfig(memory_gb_per_trial=0.8),  # measured, to save the time of doing so in each demo
         num_samples=8,
     ),

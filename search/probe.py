@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from search.config import SchedulerConfig, SearchConfig
+from search.finalists import stages
 from search.space import Choices, Domain
 from trainables import mps
 from trainables.batches import PreparedDataset
@@ -133,13 +134,12 @@ def estimate(config: SearchConfig, data: Path) -> Estimate:
     per_s = ShortTraining(trial, lambda: data, cpus, gpus).steps().critic_steps_per_s(trial.training.n_critic)
     batches = PreparedDataset.open(data).count("train") // trial.training.batch_size
     at_once = max(1, min(int(places), resources.max_concurrent or int(places)))
-    return Estimate(batches / per_s, all_epochs(config), at_once)
+    return Estimate(batches / per_s, all_epochs(config, at_once), at_once)
 
 
-def all_epochs(config: SearchConfig) -> float:
-    """Of all trials and of the finalists, which are trained in full; with fewer than two there are none."""
-    finalists = min(config.finalists.count, config.num_samples)
-    full = finalists * config.finalists.seeds if finalists > 1 else 0
+def all_epochs(config: SearchConfig, at_once: int) -> float:
+    """Of all trials and of the finalists, which are trained in full."""
+    full = sum(stages(min(config.finalists.count, config.num_samples), config.finalists.seeds, at_once))
     max_epochs = config.training.max_epochs
     return config.num_samples * expected_epochs(config.scheduler, max_epochs) + full * max_epochs
 

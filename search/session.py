@@ -34,6 +34,7 @@ from search.optuna_search import check_new
 from search.packing import pack
 from search.plan import ANSWERS_FILE, FINALISTS_FILE, SEARCH_FILE, TRIALS_FILE, Plan, shown_path
 from search.progress import Progress
+from search.race import Race
 from search.storage import LATEST_RUN, MANIFEST, Changes, Place, dataset_at, on_this_machine
 from search.tracking import Tracking
 from search.trials import trial_rows, write_trials
@@ -264,21 +265,18 @@ def _finalists(
         KeyboardInterrupt: for Ctrl-C.
     """
     rows = trial_rows(trials)
-    finalists = choose_once(rows, config, plan.folder / CHOICE_FILE)
+    at_once = expected_at_once(config)
+    finalists = choose_once(rows, config, at_once, plan.folder / CHOICE_FILE)
     if finalists is None:
         return trials, None
-    points, file, below = finalists.points(), plan.folder / FINALISTS_FILE, plan.kept / FINALISTS
-    console.print(
-        f"Finalists: the {len(finalists.chosen)} most promising configurations again, "
-        f"{len(finalists.seeds)} other seeds each.",
-        highlight=False,
-    )
-    at_once = expected_at_once(config)
+    file, below = plan.folder / FINALISTS_FILE, plan.kept / FINALISTS
+    race = Race(finalists)
+    console.print(f"Finalists: {race}.", highlight=False)
     limit = TimeLimit(left_s(rows, config, at_once, time.monotonic() - start_s), at_once)
-    progress = Progress(console, file, len(points), config.training.max_epochs, finalists.rows, finalists.write)
+    progress = Progress(console, file, race.trainings, config.training.max_epochs, finalists.rows, finalists.write)
 
     def train(callbacks: list[Callback]) -> tuple[ExperimentAnalysis, bool]:
-        return run_finalists(config, data, below, [*callbacks, sent], has_state(below.here), points, limit)
+        return run_finalists(config, data, below, [*callbacks, sent], has_state(below.here), race, limit)
 
     # Nothing but time ends these.
     timed = replace(config, max_cost=0.0, target_score=0.0)

@@ -16,11 +16,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from search.budget import Budget, TimeLimit
 from search.cluster import BATCH_SIZE, expected_at_once, of_each_worker, trials_at_once
 from search.config import SearchConfig
-from search.finalists import Listed
 from search.internals import ForgetMetrics, deleting_aside, recall_scores, save_state_sparingly, send_changes_alone
 from search.line_log import reports_by_trial
 from search.optuna_search import OptunaSearch, PastTrial, earlier_trials, open_storage
 from search.plan import ANSWERS_FILE
+from search.race import Race
 from search.samplers import make_sampler
 from search.schedulers import Asha, make_scheduler, rung_epochs
 from search.stoppers import stop_reason
@@ -61,7 +61,7 @@ class _Restored(tune.Callback):
     in the search's log.
     """
 
-    def __init__(self, searcher: OptunaSearch | Listed, scheduler: TrialScheduler, limit: TimeLimit, folder: Path):
+    def __init__(self, searcher: OptunaSearch | Race, scheduler: TrialScheduler, limit: TimeLimit, folder: Path):
         self._searcher, self._scheduler, self._limit, self._folder = searcher, scheduler, limit, folder
         self._told = False
 
@@ -183,11 +183,11 @@ def run_finalists(
     folder: Path | Place,
     callbacks: Sequence[tune.Callback],
     resume: bool,
-    points: Sequence[dict[str, Any]],
+    race: Race,
     limit: TimeLimit,
 ) -> tuple[ExperimentAnalysis, bool]:
-    """Train given configurations, each to its last epoch unless a rule stops it, as `run_search` trains others."""
-    return _run(config, dataset, folder, callbacks, resume, Listed(points), FIFOScheduler(), len(points), limit)
+    """Train the finalists, each to its last epoch unless a rule stops it, as `run_search` trains others."""
+    return _run(config, dataset, folder, callbacks, resume, race, FIFOScheduler(), race.trainings, limit)
 
 
 def _run(
@@ -196,7 +196,7 @@ def _run(
     folder: Path | Place,
     callbacks: Sequence[tune.Callback],
     resume: bool,
-    searcher: OptunaSearch | Listed,
+    searcher: OptunaSearch | Race,
     scheduler: TrialScheduler,
     num_samples: int,
     limit: TimeLimit,

@@ -16,10 +16,14 @@ HARMLESS = ("scheduler", "stalled", "budget")
 TOLD_APART = 0.1
 
 
+def broke_rule(stop_reason: str) -> bool:
+    """Whether a training that was stopped for this reason had broken a rule."""
+    return bool(stop_reason) and stop_reason.partition(":")[0] not in HARMLESS
+
+
 def failed(row: TrialRow) -> bool:
     """Whether a training ended by an error or by a rule that it broke."""
-    broken = row.stop_reason and row.stop_reason.partition(":")[0] not in HARMLESS
-    return bool(row.state == "failed" or broken)
+    return row.state == "failed" or broke_rule(row.stop_reason)
 
 
 def counted_score(row: TrialRow) -> float:
@@ -33,39 +37,37 @@ def counted_score(row: TrialRow) -> float:
 class Finalist:
     """A configuration, by the search's trial, and the score that each of its trainings counts with, by seed.
 
-    `worst` is the highest finite score of all the finalists' trainings, None if there is none.
+    `expected` is the score that the search lets expect of it, `worst` the highest finite score of all the finalists'
+    trainings, None if there is none.
     """
 
     trial_id: str
+    expected: float
     scores: Mapping[int, float]
     worst: float | None
 
     @property
     def mean(self) -> float:
-        """Geometric mean, for seeds change a score by factors; a training that failed counts as the worst of all.
+        """Geometric mean of its scores and of the expected one; a training that failed counts as the worst of all.
 
-        Of three seeds the median says less: whichever it was of median, mean or best over all seeds that counted,
-        choosing by it cost more in recorded trainings (`tests/bench/replay.py`).
+        Geometric, for seeds change a score by factors. What the search lets expect is worth about one seed more: it
+        rests on the scores of all configurations alike (`tests/bench/replay.py`, where the median of three seeds,
+        their best, or their mean alone chose worse).
         """
         if self.worst is None or all(math.isinf(score) for score in self.scores.values()):
             return math.inf
-        return geometric_mean([min(score, self.worst) for score in self.scores.values()])
-
-    @property
-    def summary(self) -> tuple[float, float, float]:
-        """Mean, lowest and highest score."""
-        return self.mean, min(self.scores.values()), max(self.scores.values())
+        return geometric_mean([self.expected, *(min(score, self.worst) for score in self.scores.values())])
 
     @property
     def texts(self) -> tuple[str, str, str]:
-        """The summary as it is shown."""
-        middle, low, high = (score_text(score) if math.isfinite(score) else "failed" for score in self.summary)
-        return middle, low, high
+        """Mean, expected score and those of its trainings, as they are shown."""
+        scores = [_text(score) for _, score in sorted(self.scores.items())]
+        return _text(self.mean), score_text(self.expected), ", ".join(scores)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The finalists, lowest mean first."""
+    """The finalists, best first: those given the most trainings, and of these the lowest mean."""
 
     ranked: tuple[Finalist, ...]
 
@@ -102,8 +104,8 @@ class Verdict:
     @property
     def lines(self) -> list[str]:
         """What the terminal says."""
-        listed = ["trial {} {} ({} to {})".format(one.trial_id, *one.texts) for one in self.ranked]
-        return [f"Finalists, mean score (lowest to highest) with other seeds: {', '.join(listed)}", self.sentence]
+        listed = ", ".join("trial {} {} ({}; {})".format(one.trial_id, *one.texts) for one in self.ranked)
+        return [f"Finalists, mean score (expected by the search; with other seeds): {listed}", self.sentence]
 
     def content(self) -> dict[str, Any]:
         """As plain JSON content; an infinite score, of a training that failed, is null."""
@@ -116,21 +118,32 @@ class Verdict:
 
 
 def _content(one: Finalist) -> dict[str, Any]:
-    summary = dict(zip(("mean", "lowest", "highest"), map(_finite, one.summary), strict=True))
-    return {"trial_id": one.trial_id, **summary, "scores": {str(k): _finite(v) for k, v in one.scores.items()}}
+    scores = {str(seed): _finite(score) for seed, score in one.scores.items()}
+    ends = {"lowest": _finite(min(one.scores.values())), "highest": _finite(max(one.scores.values()))}
+    return {"trial_id": one.trial_id, "mean": _finite(one.mean), "expected": one.expected, **ends, "scores": scores}
+
+
+def _text(score: float) -> str:
+    return score_text(score) if math.isfinite(score) else "failed"
 
 
 def _finite(score: float) -> float | None:
     return score if math.isfinite(score) else None
 
 
-def compare(trainings: Iterable[tuple[str, int, TrialRow]]) -> Verdict | None:
-    """The verdict on trainings, each with the search's trial and its seed; None if none has come to its end."""
-    scores: dict[str, dict[int, float]] = {}
-    for trial_id, seed, row in trainings:
-        if not math.isnan(score := counted_score(row)):
-            scores.setdefault(trial_id, {})[seed] = score
-    finite = [score for each in scores.values() for score in each.values() if math.isfinite(score)]
-    finalists = [Finalist(trial_id, each, max(finite, default=None)) for trial_id, each in scores.items()]
-    ranked = sorted(finalists, key=lambda one: one.summary)
+def compare(expected: Mapping[str, float], trainings: Iterable[tuple[str, int, float]]) -> Verdict | None:
+    """The verdict on trainings, each by the search's trial, its seed and the score that it counts with.
+
+    `expected` is what the search lets expect of each trial's configuration. None if no training has come to its end.
+    """
+    given: dict[str, dict[int, float]] = {}
+    for trial_id, seed, score in trainings:
+        given.setdefault(trial_id, {})[seed] = score
+    worst = max((score for each in given.values() for score in each.values() if math.isfinite(score)), default=None)
+    finalists = [
+        Finalist(trial_id, expected[trial_id], counted, worst)
+        for trial_id, each in given.items()
+        if (counted := {seed: score for seed, score in each.items() if not math.isnan(score)})
+    ]
+    ranked = sorted(finalists, key=lambda one: (-len(given[one.trial_id]), one.mean))
     return Verdict(tuple(ranked)) if ranked else None

@@ -47,8 +47,10 @@ def test_a_budget_below_zero_is_refused(key):
     ("found", "at_once", "expected_s"),
     [
         ([(1.0, 2.0)], 1, 0),  # no choice to make
-        ([(1.0, 2.0), (2.0, 3.0), (9.0, 50.0)], 1, 6 * 12 * 3.0),  # the two best; the slower one counts
-        ([(1.0, 2.0), (2.0, 3.0)], 4, 2 * 12 * 3.0),  # six trainings, four at once
+        # A race of the four best, then of two; the slowest of them counts.
+        ([(1.0, 2.0), (2.0, 3.0), (3.0, 1.0), (4.0, 1.0), (9.0, 50.0)], 1, 8 * 12 * 3.0),
+        ([(1.0, 2.0), (2.0, 3.0), (3.0, 1.0)], 2, 4 * 12 * 3.0),  # three and four trainings, two at once
+        ([(1.0, 2.0), (2.0, 3.0)], 6, 1 * 12 * 3.0),  # all six at once
         ([(1.0, 200.0), (2.0, 3.0)], 1, 3600),  # half of two hours at most
     ],
 )

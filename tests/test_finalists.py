@@ -4,7 +4,6 @@ import json
 import math
 import signal
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,7 @@ from ray import tune
 from search import finalists as module
 from search import plan, session
 from search.config import FinalistsConfig, with_settings
-from search.finalists import Finalists, Listed, choose, choose_once
-from search.optuna_search import PastTrial
+from search.finalists import Finalists, choose, choose_once, stages
 from search.presets import preset
 from search.run import parse_arguments
 from search.samplers import curve_model
@@ -40,14 +38,14 @@ def row(number, score=1.0, state="complete", reason="", seed=None, **parameters)
 def test_the_best_configurations_are_chosen_each_once():
     rows = [row(1, 5.0), row(2, 3.0), row(3, 4.0), replace(row(2, 3.5), trial_id="twin"), row(4, 9.0)]
     config = replace(CONFIG, finalists=FinalistsConfig(count=3))
-    assert [one.trial_id for one in choose(rows, config).chosen] == ["id2", "id3", "id1"]
+    assert [one.trial_id for one in choose(rows, config, 1).chosen] == ["id2", "id3", "id1"]
 
 
 def test_a_low_score_among_bad_neighbours_is_luck():
     """Of two configurations that score alike, the one whose neighbourhood is good comes first, by however little."""
     good = [row(number, 2.0 + number / 100) for number in (1, 2, 3)]
     bad = [row(number, 40.0) for number in (7, 9)]
-    finalists = choose([*bad, row(8, 1.9), *good], replace(CONFIG, finalists=FinalistsConfig(count=3)))
+    finalists = choose([*bad, row(8, 1.9), *good], replace(CONFIG, finalists=FinalistsConfig(count=3)), 1)
     assert {one.parameters["training.n_critic"] for one in finalists.chosen} == {1, 2, 3}
 
 
@@ -59,28 +57,48 @@ def test_what_broke_a_rule_or_has_no_score_is_no_finalist():
         row(4, math.nan, "running"),
         row(5, 5.0, "stopped", "stalled: score 5.00"),
     ]
-    assert [one.trial_id for one in choose(rows, CONFIG).chosen] == ["id2", "id5"]
+    assert [one.trial_id for one in choose(rows, CONFIG, 1).chosen] == ["id2", "id5"]
 
 
 @pytest.mark.parametrize(("rows", "count"), [([row(1)], 3), ([row(1), row(1)], 3), ([row(1), row(2)], 0), ([], 3)])
 def test_without_a_choice_there_are_no_finalists(rows, count):
-    assert choose(rows, replace(CONFIG, finalists=FinalistsConfig(count=count))) is None
+    assert choose(rows, replace(CONFIG, finalists=FinalistsConfig(count=count)), 1) is None
 
 
 def test_each_finalist_is_trained_with_the_same_seeds_none_of_them_the_search_s():
-    finalists = choose([row(1, 1.0), row(2, 2.0)], replace(CONFIG, seed=2**31 - 2))
+    finalists = choose([row(1, 1.0), row(2, 2.0)], replace(CONFIG, seed=2**31 - 2), 1)
     assert finalists.seeds == (2**31 - 1, 0, 1)
     points = [(point["training.n_critic"], point["seed"]) for point in finalists.points()]
     assert points == [(number, seed) for seed in finalists.seeds for number in (1, 2)]
     assert [finalists.origin(point) for point in finalists.points()] == ["id1", "id2"] * 3
 
 
+@pytest.mark.parametrize(
+    ("count", "seeds", "at_once", "trainings"),
+    [
+        (4, 3, 1, (4, 4)),
+        (4, 3, 7, (4, 4)),
+        (4, 3, 8, (8, 2)),  # there is room for two seeds of each
+        (4, 3, 50, (12, 0)),
+        (2, 3, 1, (2, 4)),
+        (1, 3, 1, (0, 0)),
+        (0, 3, 1, (0, 0)),
+    ],
+)
+def test_the_best_two_are_trained_with_every_seed_the_others_with_what_there_is_room_for(
+    count, seeds, at_once, trainings
+):
+    assert stages(count, seeds, at_once) == trainings
+
+
 def test_a_choice_stays_though_the_model_would_rank_otherwise(tmp_path, monkeypatch):
     rows = [row(number, float(number)) for number in range(1, 6)]
-    first = choose_once(rows, CONFIG, tmp_path / "finalists.json")
+    first = choose_once(rows, CONFIG, 8, tmp_path / "finalists.json")
+    assert first.first_seeds == 2
     monkeypatch.setattr(module, "expected_scores", lambda sound, *others: -np.array([one.score for one in sound]))
-    assert choose(rows, CONFIG).chosen != first.chosen
-    assert choose_once(rows, CONFIG, tmp_path / "finalists.json") == first
+    assert choose(rows, CONFIG, 1).chosen != first.chosen
+    assert choose_once(rows, CONFIG, 1, tmp_path / "finalists.json") == first
+    assert first.expected == pytest.approx({row.trial_id: row.score for row in first.chosen}, rel=0.5)
 
 
 @pytest.mark.parametrize(("key", "value"), [("count", 1), ("count", -2), ("seeds", 2)])
@@ -108,26 +126,36 @@ def test_what_a_training_counts_with(state, reason, expected):
     assert math.isnan(found) if expected is None else found == expected
 
 
-def verdict(**scores):
-    """The verdict on scores by configuration, one a seed; None did not come to its end."""
-    return compare(
-        (name, seed, row(1, score, "complete" if score else "running"))
-        for name, each in scores.items()
-        for seed, score in enumerate(each, start=1)
-    )
+def verdict(expected=(), **scores):
+    """The verdict on scores by configuration, one a seed, NaN for one cut off; of each 1 was expected, or as said."""
+    trainings = [(name, seed, score) for name, each in scores.items() for seed, score in enumerate(each, start=1)]
+    return compare(dict.fromkeys(scores, 1.0) | dict(expected), trainings)
 
 
 def test_the_lowest_geometric_mean_wins_not_the_lowest_score():
     found = verdict(lucky=[2.0, 9.0, 8.0], steady=[5.0, 4.0, 6.0])
     assert found.winner == "steady"
-    assert found.ranked[0].summary == (pytest.approx(120 ** (1 / 3)), 4.0, 6.0)
+    assert found.ranked[0].mean == pytest.approx(120 ** (1 / 4))
     assert found.ranked[1].scores == {1: 2.0, 2: 9.0, 3: 8.0}
+
+
+def test_what_the_search_lets_expect_counts_as_one_seed_more():
+    assert verdict(a=[3.0, 3.0, 3.0], b=[2.0, 3.0, 4.0]).winner == "b"
+    found = verdict({"b": 1.2}, a=[3.0, 3.0, 3.0], b=[2.0, 3.0, 4.0])
+    assert found.winner == "a"
+    assert found.ranked[1].mean == pytest.approx((1.2 * 24) ** (1 / 4))
+
+
+def test_those_that_went_on_come_first_whatever_became_of_the_others():
+    """Fewer trainings have less to fear from luck; one cut off by the search's end is one that went on."""
+    found = verdict(lucky=[1.0], cut=[3.0, math.nan, math.nan], whole=[3.0, 4.0, 5.0], last=[9.0])
+    assert [one.trial_id for one in found.ranked] == ["cut", "whole", "lucky", "last"]
 
 
 def test_a_training_that_failed_counts_as_the_worst_of_all():
     found = verdict(once=[1.0, 2.0, math.inf], sound=[50.0, 80.0, 40.0], always=[math.inf] * 3)
     assert [one.trial_id for one in found.ranked] == ["once", "sound", "always"]
-    assert found.ranked[0].mean == pytest.approx(160 ** (1 / 3))
+    assert found.ranked[0].mean == pytest.approx(160 ** (1 / 4))
     assert found.ranked[2].mean == math.inf
 
 
@@ -158,35 +186,24 @@ def test_of_equal_configurations_few_are_told_apart():
 
 
 def test_what_did_not_come_to_its_end_is_left_out():
-    found = verdict(one=[3.0, None, None], other=[2.0, 4.0, 9.0])
+    found = verdict(one=[3.0, math.nan, math.nan], other=[2.0, 4.0, 9.0])
     assert found.winner == "one"
     assert found.p is None
     assert "Too few" in found.sentence
-    assert verdict(one=[None], other=[None]) is None
+    assert verdict(one=[math.nan], other=[math.nan]) is None
 
 
 def test_the_verdict_is_plain_json_and_a_failed_training_is_null():
     content = verdict(one=[1.0, 2.0, math.inf], other=[math.inf] * 3).content()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["ranked"][0]["scores"] == {"1": 1.0, "2": 2.0, "3": None}
+    assert [content["ranked"][0][key] for key in ("expected", "lowest", "highest")] == [1.0, 1.0, None]
     assert content["ranked"][1]["mean"] is None
-    assert "failed" in verdict(one=[1.0, 2.0, math.inf], other=[3.0] * 3).lines[0]
-
-
-def test_a_restored_list_goes_on_with_what_no_trial_has():
-    points = [{"seed": seed} for seed in range(4)]
-    after = Listed(points)
-    after.rebuild([PastTrial("a", points[1], [], running=True, failed=False)])
-    assert [after.suggest(trial_id) for trial_id in "cdef"] == [points[0], *points[2:], Listed.FINISHED]
-
-
-def test_a_restored_training_of_what_is_no_finalist_is_told_of():
-    with pytest.raises(ValueError, match=r"trial a of finalists/ is of .* that finalists\.json does not name"):
-        Listed([{"seed": 1}]).rebuild([PastTrial("a", {"seed": 2}, [], running=True, failed=False)])
+    assert "trial one 1.57 (1.00; 1.00, 2.00, failed)" in verdict(one=[1.0, 2.0, math.inf], other=[3.0] * 3).lines[0]
 
 
 def test_trainings_are_written_with_the_trial_whose_configuration_they_train(tmp_path):
-    finalists = Finalists((row(1), row(2)), (5, 6))
+    finalists = Finalists((row(1), row(2)), {}, (5, 6), 1)
     rows = [
         row(1, 3.0, seed=5),
         row(2, 9.0, "stopped", "collapsed: diversity 0.1", seed=5),
@@ -202,21 +219,21 @@ def test_trainings_are_written_with_the_trial_whose_configuration_they_train(tmp
 
 
 WITH_FINALISTS = [
-    *("--num-samples", "2", "--max-epochs", "2", "--name", "x", "--set", "finalists.count=2"),
+    *("--num-samples", "3", "--max-epochs", "2", "--name", "x", "--set", "finalists.count=3"),
     *("--set", "scheduler.name=none", "--set", "wandb.mode=disabled"),
 ]
 
 
 @pytest.fixture(scope="module")
 def interrupted(cluster, prepared, tmp_path_factory):
-    """A search of two trials whose finalists Ctrl-C cut off at their fifth report, and what was resumed."""
+    """A search of three trials, cut off by Ctrl-C in the second stage of its finalists' race, and what was resumed."""
 
     class Interrupt(tune.Callback):
         reports = 0
 
         def on_trial_result(self, iteration, trials, trial, result, **info):
             Interrupt.reports += 1
-            if Interrupt.reports == 5:
+            if Interrupt.reports == 8:
                 signal.raise_signal(signal.SIGINT)
 
     results = tmp_path_factory.mktemp("results")
@@ -244,17 +261,17 @@ def interrupted(cluster, prepared, tmp_path_factory):
 def test_interrupted_finalists_go_on_and_finished_trainings_stay(interrupted):
     folder, before, _ = interrupted
     after = pd.read_csv(folder / "finalists.csv", dtype={"trial_id": str})
-    assert len(after) == 6
+    assert sorted(after["trial_id"].value_counts()) == [1, 3, 3]
     assert not after.duplicated(["trial_id", "seed"]).any()
     assert set(after["state"]) == {"complete"}
     done = before[before["state"] == "complete"]
-    assert 0 < len(done) < 6
+    assert 3 <= len(done) < 7
     pd.testing.assert_frame_equal(after.loc[done.index], done, check_dtype=False)
     epochs = [
         [json.loads(line)["epoch"] for line in file.read_text().splitlines()]
         for file in (folder / "finalists").glob("tune/*/result.json")
     ]
-    assert len(epochs) == 6
+    assert len(epochs) == 7
     assert all(set(each) == {1, 2} for each in epochs)
 
 
@@ -263,7 +280,7 @@ def test_the_study_knows_every_trial_after_the_finalists_are_resumed(interrupted
     folder, _, _ = interrupted
     searched = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str})
     told = {trial.user_attrs["tune_trial_id"]: trial.state for trial in study(folder).trials}
-    assert len(searched) == 2
+    assert len(searched) == 3
     assert told == dict.fromkeys(searched["trial_id"], TrialState.COMPLETE)
 
 
@@ -272,10 +289,14 @@ def test_the_winner_s_best_training_is_exported_and_the_verdict_told(interrupted
     folder, _, text = interrupted
     metrics = json.loads((folder / "best" / "metrics.json").read_text())
     trained = pd.read_csv(folder / "finalists.csv", dtype={"trial_id": str})
-    means = np.log(trained.set_index("trial_id")["score"]).groupby(level=0).mean()
+    expected = pd.Series(json.loads((folder / "finalists.json").read_text())["expected"])
+    scores = pd.concat([trained.set_index("trial_id")["score"], expected])
+    means = np.exp(np.log(scores).groupby(level=0).mean())
     ranked = metrics["finalists"]["ranked"]
-    assert metrics["trial_id"] == means.idxmin() == ranked[0]["trial_id"]
-    assert all(one["mean"] <= other["mean"] for one, other in pairwise(ranked))
+    assert {one["trial_id"]: one["mean"] for one in ranked} == pytest.approx(means.to_dict())
+    assert [len(one["scores"]) for one in ranked] == [3, 3, 1]
+    assert metrics["trial_id"] == ranked[0]["trial_id"]
+    assert ranked[0]["mean"] <= ranked[1]["mean"]
     searched = pd.read_csv(folder / "trials.csv", dtype={"trial_id": str}).set_index("trial_id")
     of_winner = trained[trained["trial_id"] == metrics["trial_id"]].set_index("seed")["score"]
     of_winner.loc[0] = searched.loc[metrics["trial_id"], "score"]

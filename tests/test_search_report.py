@@ -94,6 +94,7 @@ def export(folder, winner):
         {
             "trial_id": winner.trial_id,
             "mean": 14.0,
+            "expected": 17.0,
             "lowest": 13.0,
             "highest": None,
             "scores": {"1": 14.0, "2": None},
@@ -166,7 +167,8 @@ def test_the_table_holds_what_the_file_holds(folder, page):
 
 def test_the_answer_is_the_export_and_its_doubts(page):
     answer = Reader(page).sections["answer"]
-    for told in ("Trial t4 is the best, by the mean of 2 seeds.", "12.75", "15.25", "13.00 to failed", "90.33"):
+    mean = "of 13.00 to failed and 17.00 expected"
+    for told in ("Trial t4 is the best, trained with 2 other seeds.", "12.75", "15.25", mean, "90.33"):
         assert told in answer
     assert "4.93 times the best trial's, one seed each; 1 of the winner's 2 other seeds are lower" in answer
     assert "Too few windows" in answer
@@ -332,7 +334,7 @@ def test_searches_side_by_side(folder, tmp_path, prepared, run_here):
     assert (status, told.strip()) == (0, str(tmp_path / "comparison.html"))
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     reader = Reader(page)
-    assert re.search(r"mean of its other seeds\s+14\.00\s+–\s+–", reader.sections["scores"])
+    assert re.search(r"its mean with other seeds\s+14\.00\s+–\s+–", reader.sections["scores"])
     assert re.search(r"worker time of the search\s+26 min\s+10 min\s+0 min", reader.sections["scores"])
     assert re.search(r"latent_dim\s+104\s+102\s+–", reader.sections["parameters"])
     assert re.search(r"sampler\s+curves\s+tpe\s+curves", reader.sections["settings"])

@@ -3,9 +3,11 @@ import json
 import pytest
 from ray.tune.experiment import Experiment
 
-from search.finalists import Listed
+from search.finalists import Finalists
 from search.optuna_search import PastTrial
+from search.race import Race
 from search.tune_state import FIRST_STATE, KEPT, Proposals, has_state, mend_state
+from tests.test_finalists import row
 
 OLD, NEW = "experiment_state-2026-01-01_00-00-00.json", "experiment_state-2026-01-02_00-00-00.json"
 
@@ -82,8 +84,10 @@ def test_killed_before_tune_saved_anything_the_kept_trials_are_gone_on_from(expe
 def test_trials_that_tune_does_not_know_of_are_proposed_again_and_take_no_places(tmp_path):
     experiment = Experiment("any", run=print, num_samples=4, storage_path=str(tmp_path))
 
+    four = Finalists(tuple(row(number) for number in range(4)), {}, (5,), first_seeds=1)
+
     def proposals(over=False):
-        return Proposals(Listed([{"n": number} for number in range(4)]), 2, experiment, over)
+        return Proposals(Race(four), 2, experiment, over)
 
     before = proposals()
     before.add_configurations([experiment])
@@ -95,12 +99,12 @@ def test_trials_that_tune_does_not_know_of_are_proposed_again_and_take_no_places
     (tmp_path / NEW).write_text(content("TERMINATED").replace("t0", ended.trial_id))
     after = proposals()
     after.restore_from_dir(str(tmp_path))
-    after.searcher.searcher.rebuild([PastTrial(ended.trial_id, {"n": 0}, [], running=False, failed=False)])
+    after.searcher.searcher.rebuild([PastTrial(ended.trial_id, four.points()[0], [], running=False, failed=False)])
     again = [after.next_trial(), after.next_trial()]
-    assert [trial.config["n"] for trial in again] == [1, 2]
+    assert [trial.config for trial in again] == four.points()[1:3]
     assert after.next_trial() is None
     after.on_trial_complete(again[0].trial_id)
-    assert after.next_trial().config["n"] == 3
+    assert after.next_trial().config == four.points()[3]
     assert after.is_finished()
 
     over = proposals(over=True)  # of a search that a budget ended

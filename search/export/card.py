@@ -113,11 +113,16 @@ def _scores(metrics: Mapping[str, Any], verdict: Verdict | None) -> str:
 
 def _finalists(verdict: Verdict) -> list[str]:
     words = (
-        "The best configurations of the search were trained again with other seeds; the lowest geometric mean wins, "
-        "and of all trainings of the winner the one with the lowest score on validation is the generator here."
+        "The best configurations of the search were trained again with another seed, and the best two of these with "
+        "more. Of those two the lower geometric mean wins, of their scores and of what all the search's scores let "
+        "expect; of all trainings of the winner the one with the lowest score on validation is the generator here."
     )
     rows = {one.trial_id: " | ".join(one.texts) for one in verdict.ranked}
-    return [words, _table(("trial", "mean score", "lowest", "highest"), rows), verdict.sentence]
+    return [
+        words,
+        _table(("trial", "mean score", "expected by the search", "with other seeds"), rows),
+        verdict.sentence,
+    ]
 
 
 def _lines_to_use_it(latent_dim: int, standards: Mapping[str, tuple[float, float]]) -> str:

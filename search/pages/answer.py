@@ -47,7 +47,7 @@ def _sentence(result: Result, leader: TrialRow) -> str:
     if verdict is None:
         return f"Trial {leader.trial_id} is the best. It was trained once, so part of its score may be luck."
     seeds = len(verdict["ranked"][0]["scores"])
-    return f"Trial {leader.trial_id} is the best, by the mean of {seeds} seeds. {verdict['verdict']}"
+    return f"Trial {leader.trial_id} is the best, trained with {seeds} other seeds. {verdict['verdict']}"
 
 
 def _facts(result: Result, leader: TrialRow) -> dict[str, tuple[object, str]]:
@@ -57,12 +57,19 @@ def _facts(result: Result, leader: TrialRow) -> dict[str, tuple[object, str]]:
         facts["Score on validation"] = text_of(best["validation"]["score"]), f"exported training, seed {best['seed']}"
         facts["Score on the test part"] = text_of(best["test"]["score"]), "opened once, for this generator"
     for one in ranked(result)[:1]:
-        facts["Mean of its seeds"] = text_of(one["mean"]), f"{text_of(one['lowest'])} to {text_of(one['highest'])}"
+        facts["Mean"] = text_of(one["mean"]), _of_seeds(one)
     facts["In the search"] = text_of(leader.score), f"trial {leader.trial_id}, one seed"
     if by_hand := [row for row in result.baselines if math.isfinite(row.score)]:
         first = min(by_hand, key=lambda row: row.score)
         facts["Best tuned by hand"] = text_of(first.score), _against(result, leader, first)
     return facts | {"Floor": (Html("1"), "real windows against real ones")}
+
+
+def _of_seeds(one: dict[str, Any]) -> str:
+    """What a finalist's mean is of, in words."""
+    low, high = text_of(one["lowest"]), text_of(one["highest"])
+    scores = f"{low} to {high}" if len(one["scores"]) > 1 else low
+    return f"of {scores} and {text_of(one['expected'])} expected" if "expected" in one else scores
 
 
 def _against(result: Result, leader: TrialRow, by_hand: TrialRow) -> str:
@@ -96,7 +103,7 @@ def _lines(result: Result) -> list[Line]:
         lines.append(Line("exported generator", words, finite((score, part, "") for part, score in scores.items())))
     for one in ranked(result):
         trial_id, seeds = one["trial_id"], [(score, "seed", one["trial_id"]) for score in one["scores"].values()]
-        words = f"mean {text_of(one['mean'])}, {text_of(one['lowest'])} to {text_of(one['highest'])}"
+        words = f"mean {text_of(one['mean'])}, {_of_seeds(one)}"
         dots = finite([*seeds, (one["mean"], "seeds", trial_id)])
         lines.append(Line(f"{trial_id}, {len(seeds)} other seeds", words, dots))
     by_hand = finite((row.score, "baseline", row.trial_id) for row in result.baselines)

@@ -61,7 +61,7 @@ def _figures_of(result: Result) -> dict[str, str]:
     return {
         "best trial": leader.trial_id if leader else "–",
         "its score in the search": text_of(leader.score) if leader else "–",
-        "mean of its other seeds": text_of(winner["mean"]) if winner else "–",
+        "its mean with other seeds": text_of(winner["mean"]) if winner else "–",
         "exported, on validation": text_of(best["validation"]["score"]) if best else "–",
         "exported, on the test part": text_of(best["test"]["score"]) if best else "–",
         "trials ended": str(sum(row.ended for row in result.rows)),

@@ -26,7 +26,7 @@ from search.space import Space
 
 # Trials that spread evenly before the model is asked, for each parameter.
 STARTUP_PER_PARAMETER = 2
-SPREAD_SHARE = 0.2
+SPREAD_SHARE = 0.4
 # What a proposal is chosen from: points of the whole space, and points around the best known.
 CANDIDATES, CENTRES, NEIGHBOURS = 500, 5, 40
 NEIGHBOUR_STEPS = (0.05, 0.15)

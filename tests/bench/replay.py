@@ -10,8 +10,8 @@ for as long as the epochs take, until the time of 25 median full trainings is sp
 
 What a search chooses is judged by the geometric mean over its seeds of the best score, which is the exported epoch's:
 seeds change scores by factors. Regret is its natural logarithm over that of the best configuration: 0.7 is a score
-twice as high. Ours chooses as the product does: within the same time the best configurations are trained again, and
-the lowest geometric mean wins. The others choose the configuration with the lowest score they saw.
+twice as high. Ours chooses as the product does: within the same time the most promising race (`search/race.py`). The
+others choose the configuration with the lowest score they saw.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby, product
+from itertools import count, groupby, product
 from multiprocessing import Pool
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -36,8 +36,9 @@ from search.budget import seconds_needed
 from search.config import SearchConfig
 from search.finalists import Finalists, choose
 from search.presets import preset
+from search.race import Race
 from search.space import Space
-from search.trials import TrialRow
+from search.trials import OUT_OF_TIME, TrialRow
 
 FILE = Path(__file__).resolve().parents[1] / "golden" / "demo_curves.json"
 SEEDS, WORKERS = 3, 4
@@ -91,7 +92,7 @@ def regret(method: Method, recorded: Recorded, config: SearchConfig, seed: int) 
     rng = np.random.default_rng(seed)
     rows, now_s = search(method, recorded, config, rng)
     winner = min(rows, key=attrgetter("score")).trial_id
-    if finalists := choose(rows, config):
+    if finalists := choose(rows, config, WORKERS):
         verdict = finalists.verdict(train_again(finalists, recorded, rng, now_s, config.max_hours * 3600))
         winner = verdict.winner if verdict else winner
     (chosen,) = (row for row in rows if row.trial_id == winner)
@@ -118,15 +119,19 @@ def search(
 def train_again(
     finalists: Finalists, recorded: Recorded, rng: np.random.Generator, now_s: float, end_s: float
 ) -> list[TrialRow]:
-    """The finalists' trainings, each on the next free worker, but those that would not end in time."""
-    free, rows = [now_s] * WORKERS, []
-    for number, point in enumerate(finalists.points()):
-        course = recorded.train(point, rng)
-        ended_s = heapq.heappop(free) + course.seconds[-1]
-        heapq.heappush(free, ended_s)
-        if ended_s <= end_s:
-            rows.append(row(str(number), point, course, len(course.score)))
-    return rows
+    """The finalists' trainings, as their race proposes them; those that do not end in time are cut off."""
+    race, names = Race(finalists), map(str, count())
+    rows: list[TrialRow] = []
+    running: list[tuple[float, str, TrialRow]] = []
+    while True:
+        while len(running) < WORKERS and isinstance(point := race.suggest(name := next(names)), dict):
+            course = recorded.train(point, rng)
+            heapq.heappush(running, (now_s + course.seconds[-1], name, row(name, point, course, len(course.score))))
+        if not running or running[0][0] > end_s:
+            return [*rows, *(replace(one, state="stopped", stop_reason=OUT_OF_TIME) for *_, one in running)]
+        now_s, name, ended = heapq.heappop(running)
+        rows.append(ended)
+        race.on_trial_complete(name, {"score": ended.score, "stop_reason": ended.stop_reason})
 
 
 def row(name: str, parameters: Parameters, course: Course, epoch: int) -> TrialRow:
