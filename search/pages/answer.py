@@ -46,8 +46,8 @@ def _sentence(result: Result, leader: TrialRow) -> str:
     verdict = result.best.get("finalists")
     if verdict is None:
         return f"Trial {leader.trial_id} is the best. It was trained once, so part of its score may be luck."
-    seeds = len(verdict["ranked"][0]["scores"])
-    return f"Trial {leader.trial_id} is the best, trained with {seeds} other seeds. {verdict['verdict']}"
+    seeds = _other_seeds(verdict["ranked"][0])
+    return f"Trial {leader.trial_id} is the best, trained with {seeds}. {verdict['verdict']}"
 
 
 def _facts(result: Result, leader: TrialRow) -> dict[str, tuple[object, str]]:
@@ -63,6 +63,12 @@ def _facts(result: Result, leader: TrialRow) -> dict[str, tuple[object, str]]:
         first = min(by_hand, key=lambda row: row.score)
         facts["Best tuned by hand"] = text_of(first.score), _against(result, leader, first)
     return facts | {"Floor": (Html("1"), "real windows against real ones")}
+
+
+def _other_seeds(one: dict[str, Any]) -> str:
+    """How many other seeds a finalist was trained with."""
+    count = len(one["scores"])
+    return f"{count} other seed{'s' if count > 1 else ''}"
 
 
 def _of_seeds(one: dict[str, Any]) -> str:
@@ -105,7 +111,7 @@ def _lines(result: Result) -> list[Line]:
         trial_id, seeds = one["trial_id"], [(score, "seed", one["trial_id"]) for score in one["scores"].values()]
         words = f"mean {text_of(one['mean'])}, {_of_seeds(one)}"
         dots = finite([*seeds, (one["mean"], "seeds", trial_id)])
-        lines.append(Line(f"{trial_id}, {len(seeds)} other seeds", words, dots))
+        lines.append(Line(f"{trial_id}, {_other_seeds(one)}", words, dots))
     by_hand = finite((row.score, "baseline", row.trial_id) for row in result.baselines)
     lines.append(Line("tuned by hand", ", ".join(text_of(score) for score, *_ in by_hand), by_hand))
     every = finite((row.score, "all", row.trial_id) for row in result.rows)

@@ -1,6 +1,6 @@
 """Compare this search with random search without early stopping, on the demo, for the same wall clock.
 
-    python tests/bench/search_efficiency.py [--data DIR] [--seeds 3] [--seconds 100]
+    python tests/bench/search_efficiency.py [--data DIR] [--seeds 3] [--seconds 100] [--max-epochs 12]
 
 Both are searches as search/run.py makes them, but for the finalists, W&B and the trial that is set by hand: it would
 give both the same good start. They differ in sampler, scheduler and stopping rules. The machine should be doing nothing
@@ -58,7 +58,11 @@ def main() -> None:
         folder = Path(scratch)
         data = options.data or make_demo_data(folder)
         warm_up(data, folder)
-        pairs = [compare(data, folder, seed, options.seconds) for seed in range(options.seeds)]
+        config = with_values(
+            preset("demo"), {"finalists.count": 0, "baselines": [], "training.max_epochs": options.max_epochs}
+        )
+        config = replace(config, num_samples=ENDLESS, max_hours=options.seconds / 3600)
+        pairs = [compare(replace(config, seed=seed), data, folder) for seed in range(options.seeds)]
     figures = {name: [pair[name] for pair in pairs] for name in pairs[0]}
     for name, values in figures.items():
         print(f"{name}: median {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
@@ -71,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, metavar="DIR", help="prepared dataset; the demo's if left out")
     add("--seeds", type=int, default=3, help="pairs of searches")
     add("--seconds", type=float, default=100.0, help="of each search")
+    add("--max-epochs", type=int, default=preset("demo").training.max_epochs, help="of each trial")
     return parser
 
 
@@ -80,10 +85,9 @@ def warm_up(data: Path, folder: Path) -> None:
     search(config, data, folder / "warm-up")
 
 
-def compare(data: Path, folder: Path, seed: int, seconds: float) -> dict[str, float]:
+def compare(config: SearchConfig, data: Path, folder: Path) -> dict[str, float]:
     """The figures of two searches with the same seed; with every other one, random search comes first."""
-    config = replace(preset("demo"), num_samples=ENDLESS, max_hours=seconds / 3600, seed=seed, baselines=[])
-    config = with_values(config, {"finalists.count": 0})
+    seed, seconds = config.seed, config.max_hours * 3600
     random = replace(config, sampler="random", scheduler=SchedulerConfig("none"), stopping=RULES_OFF)
     found = {}
     for name, one in sorted({"ours": config, "random": random}.items(), reverse=seed % 2 == 1):
