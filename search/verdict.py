@@ -104,8 +104,9 @@ class Verdict:
     @property
     def lines(self) -> list[str]:
         """What the terminal says."""
-        listed = ", ".join("trial {} {} ({}; {})".format(one.trial_id, *one.texts) for one in self.ranked)
-        return [f"Finalists, mean score (expected by the search; with other seeds): {listed}", self.sentence]
+        head = "Finalists, mean score (expected by the search; with other seeds):"
+        listed = ["  trial {} {} ({}; {})".format(one.trial_id, *one.texts) for one in self.ranked]
+        return [head, *listed, self.sentence]
 
     def content(self) -> dict[str, Any]:
         """As plain JSON content; an infinite score, of a training that failed, is null."""

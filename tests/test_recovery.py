@@ -37,6 +37,7 @@ tuner.run_search(config, Path(sys.argv[1]), Path(sys.argv[2]), [], resume=False)
 
 
 @pytest.mark.slow
+@pytest.mark.all
 def test_a_trial_without_memory_beside_another_goes_on_alone(prepared, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", SEARCH, prepared, tmp_path]

@@ -211,6 +211,7 @@ def conditioned(cluster, write_prepared, tmp_path_factory):
     return folder, text, data
 
 
+@pytest.mark.all
 def test_both_architectures_are_searched_shown_and_tabled(conditioned):
     folder, text, _ = conditioned
     table = pd.read_csv(folder / "trials.csv")

@@ -40,6 +40,7 @@ from search.config import ResourcesConfig, SearchConfig
 from search.optuna_search import OptunaSearch
 from search.presets import preset
 from search.progress import Progress
+from search.storage import place
 from trainables.batches import PreparedDataset
 from trainables.config import TrialConfig, with_values
 from trainables.gan import Gan
@@ -137,7 +138,7 @@ def search(config: SearchConfig, data: Path, folder: Path, trainable: Any) -> Cl
 
     tuner.run_trial = trainable
     with clock.watching(OptunaSearch):
-        session._followed(config, folder, console, progress, train)
+        session._followed(config, place(folder), console, progress, train)
     return clock
 
 

@@ -203,7 +203,7 @@ def search(config: SearchConfig, data: Path, kept: Place, scratch: Path) -> Cloc
 
     tuner.run_trial = instant_trial
     with clock.watching():
-        session._followed(config, folder, console, progress, train)
+        session._followed(config, place(folder), console, progress, train)
     return clock
 
 

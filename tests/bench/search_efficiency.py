@@ -31,6 +31,7 @@ from search import cluster, session, tuner
 from search.config import ResourcesConfig, SchedulerConfig, SearchConfig, StoppingConfig, WandbConfig
 from search.presets import preset
 from search.progress import Progress
+from search.storage import place
 from trainables.config import with_values
 
 ENDLESS = 100_000
@@ -108,7 +109,7 @@ def search(config: SearchConfig, data: Path, folder: Path) -> list[tuple[float, 
     def train(callbacks: list[tune.Callback]) -> Any:
         return tuner.run_search(config, data, folder, [watch, *callbacks], resume=False)
 
-    session._followed(config, folder, console, progress, train)
+    session._followed(config, place(folder), console, progress, train)
     if not watch.found:
         raise ValueError(f"no trial had a score within {config.max_hours * 3600:g} s; give more --seconds")
     return watch.found
