@@ -167,7 +167,7 @@ def test_the_table_holds_what_the_file_holds(folder, page):
 
 def test_the_answer_is_the_export_and_its_doubts(page):
     answer = Reader(page).sections["answer"]
-    mean = "of 13.00 to failed and 17.00 expected"
+    mean = "of 13.00 to failed with other seeds, and 17.00 expected by the search"
     for told in ("Trial t4 is the best, trained with 2 other seeds.", "12.75", "15.25", mean, "90.33"):
         assert told in answer
     assert "4.93 times the best trial's, one seed each; 1 of the winner's 2 other seeds are lower" in answer

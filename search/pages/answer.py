@@ -57,7 +57,8 @@ def _facts(result: Result, leader: TrialRow) -> dict[str, tuple[object, str]]:
         facts["Score on validation"] = text_of(best["validation"]["score"]), f"exported training, seed {best['seed']}"
         facts["Score on the test part"] = text_of(best["test"]["score"]), "opened once, for this generator"
     for one in ranked(result)[:1]:
-        facts["Mean"] = text_of(one["mean"]), _of_seeds(one)
+        expected = f", and {text_of(one['expected'])} expected by the search" if "expected" in one else ""
+        facts["Mean"] = text_of(one["mean"]), f"of {_scores(one)} with other seeds{expected}"
     facts["In the search"] = text_of(leader.score), f"trial {leader.trial_id}, one seed"
     if by_hand := [row for row in result.baselines if math.isfinite(row.score)]:
         first = min(by_hand, key=lambda row: row.score)
@@ -71,11 +72,10 @@ def _other_seeds(one: dict[str, Any]) -> str:
     return f"{count} other seed{'s' if count > 1 else ''}"
 
 
-def _of_seeds(one: dict[str, Any]) -> str:
-    """What a finalist's mean is of, in words."""
+def _scores(one: dict[str, Any]) -> str:
+    """A finalist's scores with other seeds."""
     low, high = text_of(one["lowest"]), text_of(one["highest"])
-    scores = f"{low} to {high}" if len(one["scores"]) > 1 else low
-    return f"of {scores} and {text_of(one['expected'])} expected" if "expected" in one else scores
+    return f"{low} to {high}" if len(one["scores"]) > 1 else low
 
 
 def _against(result: Result, leader: TrialRow, by_hand: TrialRow) -> str:
@@ -109,7 +109,7 @@ def _lines(result: Result) -> list[Line]:
         lines.append(Line("exported generator", words, finite((score, part, "") for part, score in scores.items())))
     for one in ranked(result):
         trial_id, seeds = one["trial_id"], [(score, "seed", one["trial_id"]) for score in one["scores"].values()]
-        words = f"mean {text_of(one['mean'])}, {_of_seeds(one)}"
+        words = f"mean {text_of(one['mean'])}, {_scores(one)}"
         dots = finite([*seeds, (one["mean"], "seeds", trial_id)])
         lines.append(Line(f"{trial_id}, {_other_seeds(one)}", words, dots))
     by_hand = finite((row.score, "baseline", row.trial_id) for row in result.baselines)
