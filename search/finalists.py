@@ -81,14 +81,16 @@ class Finalists:
         return [t for t in trials if t.trial_id in sound and self.origin(t.config) == winner]
 
 
-def stages(count: int, seeds: int, at_once: int) -> tuple[int, int]:
-    """How many trainings the two stages of a race between `count` finalists have; between fewer than two there is none.
+def seeds_of_all(count: int, seeds: int, at_once: int) -> int:
+    """With how many seeds all of `count` finalists are trained: one, or more if there is room for all at once."""
+    return min(seeds, max(1, at_once // count))
 
-    In the first each has one seed, or more if there is room for all of them at once.
-    """
+
+def stages(count: int, seeds: int, at_once: int) -> tuple[int, int]:
+    """How many trainings the two stages of their race have; between fewer than two there is none."""
     if count < 2:
         return 0, 0
-    first = min(seeds, max(1, at_once // count))
+    first = seeds_of_all(count, seeds, at_once)
     return count * first, LAST * (seeds - first)
 
 
@@ -104,7 +106,7 @@ def choose(rows: Sequence[TrialRow], config: SearchConfig, at_once: int) -> Fina
     seeds = tuple((config.seed + number) % MAX_SEED for number in range(1, config.finalists.seeds + 1))
     if len(chosen) < 2:
         return None
-    return Finalists(chosen, expected, seeds, stages(len(chosen), len(seeds), at_once)[0] // len(chosen))
+    return Finalists(chosen, expected, seeds, seeds_of_all(len(chosen), len(seeds), at_once))
 
 
 def choose_once(rows: Sequence[TrialRow], config: SearchConfig, at_once: int, file: Path) -> Finalists | None:

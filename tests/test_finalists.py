@@ -101,6 +101,13 @@ def test_a_choice_stays_though_the_model_would_rank_otherwise(tmp_path, monkeypa
     assert first.expected == pytest.approx({row.trial_id: row.score for row in first.chosen}, rel=0.5)
 
 
+def test_a_choice_of_a_former_version_is_made_anew(tmp_path):
+    rows, file = [row(number, float(number)) for number in range(1, 6)], tmp_path / "finalists.json"
+    file.write_text('{"trials": ["id3", "id4"], "seeds": [1, 2, 3]}')
+    assert choose_once(rows, CONFIG, 1, file) == choose(rows, CONFIG, 1)
+    assert set(json.loads(file.read_text())["expected"]) == {"id1", "id2", "id3", "id4"}
+
+
 @pytest.mark.parametrize(("key", "value"), [("count", 1), ("count", -2), ("seeds", 2)])
 def test_finalists_that_could_tell_nothing_are_refused(key, value):
     with pytest.raises(ValueError, match=f"finalists.{key} is {value}; expected at least"):

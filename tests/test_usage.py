@@ -35,9 +35,15 @@ def no_room():
     return raised.value
 
 
-def test_before_the_first_use_of_a_gpu_there_is_no_peak_to_forget(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: pytest.fail("no device is known yet"))
+@pytest.mark.parametrize("used", [False, True])
+def test_the_peak_of_a_gpu_is_forgotten_only_where_one_is_in_use(used, monkeypatch):
+    """Before its first use the allocator knows of no device, and would raise."""
+    forgotten = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", forgotten.append)
     usage.forget_peak(torch.device("cuda"))
+    assert forgotten == ([torch.device("cuda")] if used else [])
 
 
 @pytest.mark.skipif(not usage.CLEAR_PEAK.exists(), reason="this system does not forget a peak")
