@@ -47,20 +47,22 @@ def write_runs(kept: Place, mode: Mode, link: Connection) -> None:
     """Write the runs of the search that is kept there as its log grows, until told that the search has ended.
 
     The driver is at the other end of `link`. What is worth telling the user goes to it, and an empty text at each sign
-    of progress. Troubles with the service are answered by starting again offline, from the log's first line.
+    of progress. Troubles with the service are answered by starting again offline, from the log's first line. The link
+    is closed when the runs are whole: W&B's own statistics may keep the process for 20 s after that.
     """
     os.nice(NICENESS)
     logging.raiseExceptions = False  # W&B's own log may find the disk full, which is told in one line
     os.environ["WANDB_SILENT"] = "true"
     torch.set_num_threads(1)
-    try:
-        with (kept.here / LOG).open("rb") as first, LogReader(kept.here / LOG) as log:
-            fcntl.flock(first, fcntl.LOCK_EX)  # that of a killed driver may not have noticed yet
-            make_runs(log, kept, mode, Driver(link))
-    except (EOFError, BrokenPipeError):
-        return  # the driver was killed; the search resumed writes everything
-    except Exception as error:  # told in one line, and the search goes on
-        link.send(f"W&B: {type(error).__name__}: {error}")
+    with link:
+        try:
+            with (kept.here / LOG).open("rb") as first, LogReader(kept.here / LOG) as log:
+                fcntl.flock(first, fcntl.LOCK_EX)  # that of a killed driver may not have noticed yet
+                make_runs(log, kept, mode, Driver(link))
+        except (EOFError, BrokenPipeError):
+            return  # the driver was killed; the search resumed writes everything
+        except Exception as error:  # told in one line, and the search goes on
+            link.send(f"W&B: {type(error).__name__}: {error}")
 
 
 class Driver:

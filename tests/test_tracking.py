@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -108,8 +109,9 @@ def write_log(folder, *lines):
 
 def told(link):
     texts = []
-    while link.poll(0):
-        texts.append(link.recv())
+    with suppress(EOFError):
+        while link.poll(0):
+            texts.append(link.recv())
     return [text for text in texts if text]
 
 
@@ -291,6 +293,16 @@ def test_an_error_of_its_own_is_told_in_one_line(folder):
         write_runs(place(folder), "offline", theirs)
         (text,) = told(ours)
     assert "search.json" in text
+
+
+def test_the_driver_need_not_wait_for_what_wandb_does_after_the_runs_are_whole(folder):
+    write_log(folder, starts(), *reports(1, 3), ends())
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs:
+        ours.send(True)
+        write_runs(place(folder), "offline", theirs)
+        assert theirs.closed
+    assert offline(folder).steps == [1, 2, 3]
 
 
 def tune_trial(folder, name="a"):
