@@ -95,9 +95,9 @@ class Progress(Callback):
                 self._announce(news, rows)
 
     def _announce(self, news: list[TrialRow], rows: list[TrialRow]) -> None:
-        best, ended = best_row(rows), sum(row.ended for row in rows)
+        best, before = best_row(rows), sum(row.ended for row in rows) - len(news)
         best_score = score_text(best.score) if best else "none"
-        for row in news:
+        for ended, row in enumerate(news, before + 1):
             self._console.print(
                 f"{ended:3d} of {self._num_samples} ended: trial {row.name} {row.state} at epoch {row.epochs}, "
                 f"{_score(row)}{f' ({row.stop_reason})' if row.stop_reason else ''}; "

@@ -1,5 +1,6 @@
 """Small synthetic archives in ITACA's format, with their flatfiles."""
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,9 @@ from data_prep.prepare import prepare
 from data_prep.record import PrepareSettings
 from trainables.batches import PreparedDataset
 from trainables.config import EvaluationConfig, ModelConfig, TrainingConfig, TrialConfig
+
+# A job in the background of a shell ignores Ctrl-C, as would the commands it starts, to which tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RECORD = {
     "event": "EMSC-20200101_0000001",

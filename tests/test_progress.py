@@ -108,6 +108,12 @@ def test_without_a_terminal_each_ended_trial_gets_one_line(tmp_path):
     assert "1 of 4 ended: trial id1 stopped at epoch 4, score 5.00 (drifting: mean); best so far 5.00" in text
 
 
+def test_trials_that_end_together_are_counted_one_by_one(tmp_path):
+    trials = [trial(number, Trial.TERMINATED, 5.0, epoch=9) for number in (1, 2, 3)]
+    text = follow(tmp_path, [(trials[:1], [trials[0], trial(2), trial(3)]), (trials[1:], trials)])
+    assert re.findall(r"(\d) of 4 ended: trial (\w+)", text) == [("1", "id1"), ("2", "id2"), ("3", "id3")]
+
+
 def test_a_resumed_search_does_not_announce_what_had_ended_before(tmp_path):
     assert follow(tmp_path, [([], [trial(1, Trial.TERMINATED, 5.0, epoch=4)])]) == ""
 

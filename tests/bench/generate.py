@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def make_both(folder: Path, length: int, latent: int) -> PlainGenerator:
 
 def compare(folder: Path, plain: PlainGenerator, latent: int, rounds: int) -> dict[str, float]:
     """Time ours and the plain generator, and compare what they make of the same latent vectors."""
-    contestants = {
+    contestants: dict[str, Callable[[], object]] = {
         "ours": partial(write_waveforms, folder, FEW, folder / "few.npy"),
         "reference": partial(plain_waveforms, plain, torch.randn(FEW, latent)),
     }

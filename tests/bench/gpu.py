@@ -24,7 +24,6 @@ The last line is JSON. On a CPU (`--device cpu`) what it can do is shown, to try
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
@@ -258,4 +257,4 @@ def rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,7 +8,6 @@ Only what the rules read is kept, to four digits.
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -97,4 +96,4 @@ def small_dataset(folder: Path) -> PreparedDataset:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

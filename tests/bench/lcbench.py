@@ -9,7 +9,6 @@ error seen, in units of what the median of 20,000 random full trainings is above
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
@@ -169,4 +168,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

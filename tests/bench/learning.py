@@ -9,7 +9,6 @@ few to tell anything, on the training windows.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -86,4 +85,4 @@ def _untrained(config: TrialConfig, dataset: PreparedDataset, judge: Judge) -> f
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,7 +10,6 @@ Three generate the same 1, 4 or 16 waveforms over and over, with faint noise on 
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from unittest.mock import patch
 
 import torch
 from histories import MINIATURE, small_dataset
-from torch import Tensor
+from torch import Tensor, nn
 
 from search.baselines import DEMO_START
 from search.presets import preset
@@ -65,6 +64,7 @@ def few_shapes(shapes: int, config: ModelConfig, samples: int) -> FewShapes:
 def too_loud(gain: float, config: ModelConfig, samples: int) -> AnyGenerator:
     """A generator whose output is too large by a factor, until it learns better."""
     generator = make_generator(config, samples)
+    assert isinstance(generator.layers, nn.Sequential)
     with torch.no_grad():
         for parameter in generator.layers[-1].parameters():
             parameter.mul_(gain)
@@ -139,4 +139,4 @@ def _course(reports: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -14,10 +14,10 @@ shows the seconds of each measure: of its features of the generated windows, and
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -115,8 +115,8 @@ def _print_table(judge: Fidelity, fake_NCT: Tensor, seconds: float, rounds: int)
     rows: list[tuple[str, float, float]] = []
     for name, (feature, _) in judge._measures.items():
         features[name] = _features(feature, shape)
-        measuring = _best(lambda feature=feature: _features(feature, shape), rounds)
-        rows.append((name, measuring, _best(lambda name=name: judge._over_floor(name, features[name]), rounds)))
+        measuring = _best(partial(_features, feature, shape), rounds)
+        rows.append((name, measuring, _best(partial(judge._over_floor, name, features[name]), rounds)))
     rows.append(("slow_motion", _best(lambda: judge._excess(shape), rounds), 0.0))
     rows.append(("among fakes", 0.0, _best(lambda: judge._among_fakes(features), rounds)))
     rows.append(("drifts, thesis", _best(lambda: (judge.drifts(fake_NCT), judge._thesis_table(fake_NCT)), rounds), 0.0))
@@ -151,4 +151,4 @@ def share_of_trial(dataset: PreparedDataset, epochs: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

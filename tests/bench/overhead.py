@@ -17,7 +17,6 @@ The last line is JSON.
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -136,7 +135,7 @@ def search(config: SearchConfig, data: Path, folder: Path, trainable: Any) -> Cl
     def train(callbacks: list[tune.Callback]) -> Any:
         return tuner.run_search(config, data, folder, [clock, *callbacks], resume=False)
 
-    tuner.run_trial = trainable
+    tuner.run_trial = trainable  # type: ignore[attr-defined]
     with clock.watching(OptunaSearch):
         session._followed(config, place(folder), console, progress, train)
     return clock
@@ -182,10 +181,11 @@ def nested_trial(parameters: dict[str, Any], *, base: TrialConfig, data: Path, f
         mark_first_step(folder, trial_id)
         train_here(base, PreparedDataset.open(data), lambda metrics, gan: train.report(metrics), lambda history: None)
 
+    callbacks: list[Any] = [TuneReportCallback()]  # no callback of Train's own by its type
     TorchTrainer(
         train_in_worker,
         scaling_config=train.ScalingConfig(num_workers=1),
-        run_config=train.RunConfig(name=trial_id, storage_path=str(folder / "train"), callbacks=[TuneReportCallback()]),
+        run_config=train.RunConfig(name=trial_id, storage_path=str(folder / "train"), callbacks=callbacks),
     ).fit()
 
 
@@ -198,7 +198,7 @@ def mark_first_step(folder: Path, trial_id: str) -> None:
         (folder / f"{trial_id}.first").write_text(str(time.time()))
         return step(gan, *batch)
 
-    Gan.critic_step = first_step  # type: ignore[method-assign]
+    Gan.critic_step = first_step  # type: ignore[assignment,method-assign]
 
 
 def _waits(clock: Clock, folder: Path) -> list[float]:
@@ -211,4 +211,4 @@ def _listed(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

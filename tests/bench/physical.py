@@ -12,7 +12,6 @@ at 1 s, by bootstrap, and by 0.13 at 3 s. So as many as are asked for are made u
 import argparse
 import json
 import math
-import sys
 import tempfile
 from pathlib import Path
 
@@ -112,4 +111,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

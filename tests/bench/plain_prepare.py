@@ -87,7 +87,7 @@ def pick_ar_aic(stream: Any) -> int:
     return round(ar_pick(vertical, north, east, FS_HZ, 1, 20, 1, 0.1, 4, 1, 2, 8, 0.1, 0.2, s_pick=False)[0] * FS_HZ)
 
 
-def _metadata(flatfile: Path) -> dict[tuple[str, str], dict[str, Any]]:
+def _metadata(flatfile: Path) -> dict[tuple[str, str], dict[Any, Any]]:
     """Rows of the flatfile to be used, by event and station code."""
     table = pd.read_csv(flatfile, sep=";").drop_duplicates(["EVENT_ID", "STATION_CODE"])
     table = table[(table["nation"] == "IT") & (table["Mw"] > 4) & (table["EVENT_DEPTH_KM"] < 50)]

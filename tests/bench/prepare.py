@@ -131,7 +131,7 @@ def ours(archive: Archive, out: Path, workers: int) -> None:
 def run_command(archive: Archive, out: Path, workers: int) -> tuple[float, float, int]:
     """Run the command in a process of its own: highest PSS of it and its workers in MB, wall time, windows made."""
     files = [str(path) for path in archive.files]
-    options = ["--flatfile", archive.flatfile, "--out", out, "--workers", str(workers)]
+    options = ["--flatfile", str(archive.flatfile), "--out", str(out), "--workers", str(workers)]
     start, peak = time.perf_counter(), 0
     with (
         tempfile.TemporaryFile() as said,

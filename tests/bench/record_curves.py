@@ -8,7 +8,6 @@ has recorded is kept and not run again.
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import product
@@ -99,4 +98,4 @@ def _write(curves: list[Curve]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,7 +18,6 @@ import argparse
 import heapq
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count, groupby, product
@@ -207,4 +206,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

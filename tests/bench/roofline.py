@@ -58,7 +58,7 @@ class Roofline(TorchDispatchMode):
     """Counts the least time that operators need to move and multiply what they do; views take none."""
 
     def __init__(self, device: torch.device, precision: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak_flops, self.bandwidth, self.seconds = peak_flops(device, precision), bandwidth(device), 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

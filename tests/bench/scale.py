@@ -26,10 +26,9 @@ import argparse
 import json
 import os
 import re
-import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -83,7 +82,7 @@ SIZES = (100, 200, 500, 1000, 2000, 5000, 10_000)
 class Clock(tune.Callback):
     """What each phase has taken by the end of each trial, what is within another counted there alone."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     within: list[float] = field(default_factory=lambda: [0.0])
     at_end: list[dict[str, float]] = field(default_factory=list)
     rss: list[int] = field(default_factory=list)
@@ -201,7 +200,7 @@ def search(config: SearchConfig, data: Path, kept: Place, scratch: Path) -> Cloc
         sent = Sent(Changes(kept), Turn(kept, console))
         return tuner.run_search(config, data, kept, [clock, *callbacks, sent], resume=False)
 
-    tuner.run_trial = instant_trial
+    tuner.run_trial = instant_trial  # type: ignore[attr-defined]
     with clock.watching():
         session._followed(config, place(folder), console, progress, train)
     return clock
@@ -230,8 +229,8 @@ def simulate(at_once: int, last: int) -> None:
     def train(parameters: dict[str, Any], epoch: int) -> dict[str, Any] | None:
         return report(parameters, epoch, last) if epoch <= last else None
 
-    SimulatedActors.train, SimulatedActors.at_once = staticmethod(train), at_once  # type: ignore[assignment]
-    tune_controller.RayActorManager = SimulatedActors  # type: ignore[assignment,misc]
+    SimulatedActors.train, SimulatedActors.at_once = staticmethod(train), at_once
+    tune_controller.RayActorManager = SimulatedActors  # type: ignore[assignment,attr-defined]
 
 
 def sizes(folder: Path) -> dict[str, int]:
@@ -294,4 +293,4 @@ def _short(value: float) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
@@ -116,4 +115,4 @@ def search(config: SearchConfig, data: Path, folder: Path) -> list[tuple[float, 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -51,7 +51,7 @@ class SimulatedActors:
             actor = self._pending.popleft()
             answers = SimpleNamespace(remote=lambda **_: {})
             self._live_actors_to_ray_actors_resources[actor] = SimpleNamespace(get_auto_filled_metrics=answers), None
-            actor._on_start(actor)
+            actor._on_start(actor)  # type: ignore[misc]
             return True
         if self._events:
             self._events.popleft()()

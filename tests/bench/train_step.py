@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -161,7 +161,7 @@ def speed(config: TrialConfig, options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def take_turns(contestants: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, float]:
+def take_turns(contestants: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
     """Best wall time of each in seconds, all of them run in every round, after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(1 + rounds):

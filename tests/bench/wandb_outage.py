@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from rich.console import Console
 
@@ -79,7 +80,7 @@ def search(mode: str, args: argparse.Namespace) -> dict[str, float | bool]:
 
 def one_trial(tracking: Tracking, folder: Path, number: int, every_s: float) -> float:
     """Report a trial's epochs at their pace; the most seconds that a report was held up."""
-    trial = SimpleNamespace(
+    trial: Any = SimpleNamespace(
         trial_id=f"t{number}",
         path=str(folder / "tune" / f"t{number}"),
         experiment_tag=f"{number + 1}_",
