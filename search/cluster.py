@@ -86,6 +86,12 @@ def fitting(config: SearchConfig, console: Console) -> ResourcesConfig:
             raise ValueError(
                 f"{key} is {asked:g}, but no machine has more than {most:g}; choose fewer with --set {key}=N"
             )
+    if resources.workers_per_trial == 1 and not _all_places(resources):
+        raise ValueError(
+            f"a trial takes {resources.cpus_per_trial} CPUs, {resources.gpus_per_trial:g} GPUs and "
+            f"{resources.memory_gb_per_trial:g} GB, which machines have, but none has all of them; choose fewer with "
+            "--set resources.cpus_per_trial=N, gpus_per_trial or memory_gb_per_trial"
+        )
     return resources
 
 

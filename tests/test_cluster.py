@@ -419,14 +419,17 @@ def test_kubernetes_has_token_and_storage_on_every_pod_and_no_work_on_the_head()
 def slurm(tmp_path):
     """Run the batch script with stand-ins that note how they are called; the search ends with a given status."""
 
-    def run(status):
+    def run(status, head="exec sleep 60", up=True):
         commands = tmp_path / "bin"
         commands.mkdir()
         log = tmp_path / "log"
         note = f'echo "$(basename "$0") $* mode=$RAY_AUTH_MODE token=${{#RAY_AUTH_TOKEN}}" >> {log}'
         # As a search would, its stand-in ends after head and workers have begun.
         begun = f"until [ $(grep -c ' --block' {log}) = 2 ]; do :; done"
-        ending = f'case "$*" in *--block*) exec sleep 60;; *run.py*) {begun}; exit {status};; esac'
+        ending = (
+            f'case "$*" in *--head*) {head};; *--block*) exec sleep 60;; *run.py*) {begun}; exit {status};; '
+            f"status) {'true' if up else 'false'};; esac"
+        )
         for name in ("srun", "ray"):
             (commands / name).write_text(f"#!/bin/bash\n{note}\n{ending}\n")
         (commands / "scontrol").write_text("#!/bin/bash\nprintf 'one\\ntwo\\nthree\\n'\n")
@@ -437,18 +440,21 @@ def slurm(tmp_path):
         variables = {"PATH": f"{commands}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "[one-three]", "SLURM_JOB_ID": "7"}
         storage = {"SEARCH_DATA": "/shared/windows", "SEARCH_RESULTS": "/shared/results"}
         script = ["bash", str(VARIANTS / "slurm.sh"), "--max-hours", "22"]
-        done = subprocess.run(script, cwd=tmp_path, env={**variables, **storage}, timeout=50, check=False)
-        return done.returncode, log.read_text().splitlines()
+        environment = {**variables, **storage}
+        done = subprocess.run(
+            script, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, timeout=50, check=False
+        )
+        return SimpleNamespace(status=done.returncode, log=log.read_text().splitlines(), stderr=done.stderr)
 
     return run
 
 
 def test_slurm_starts_head_workers_and_search_in_order_and_ends_with_its_status(slurm):
-    status, log = slurm(3)
-    assert status == 3
-    calls = sorted(line for line in log if line.startswith("srun"))
+    done = slurm(3)
+    assert done.status == 3
+    calls = sorted(line for line in done.log if line.startswith("srun"))
     assert len(calls) == 3
-    assert all(line.endswith("mode=token token=64") for line in log)
+    assert all(line.endswith("mode=token token=64") for line in done.log)
     (head,) = [line for line in calls if "--head" in line]
     (workers,) = [line for line in calls if "--address=one:6379" in line]
     (search,) = [line for line in calls if "run.py" in line]
@@ -458,3 +464,10 @@ def test_slurm_starts_head_workers_and_search_in_order_and_ends_with_its_status(
     assert "-w two,three " in workers
     assert all("nvidia-cuda-mps-control -d" in line for line in (head, workers))
     assert "-w one python search/run.py --max-hours 22 " in search
+
+
+def test_under_slurm_a_head_that_does_not_start_ends_the_job(slurm):
+    done = slurm(0, head="exit 1", up=False)
+    assert done.status == 1
+    assert "Ray's head has ended before the search began" in done.stderr
+    assert not [line for line in done.log if "run.py" in line]

@@ -60,6 +60,15 @@ def test_if_no_machine_comes_it_says_where_to_look(asked, monkeypatch):
     assert asked[-1] == []
 
 
+def test_what_only_two_machines_together_have_is_refused(asked, monkeypatch):
+    many_cpus = {**WORKER, "NodeID": "c", "Resources": {"CPU": 16.0, "memory": 6e10}}
+    monkeypatch.setattr(cluster, "_grows", lambda: False)
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [WORKER, many_cpus])
+    greedy = ResourcesConfig(cpus_per_trial=12, gpus_per_trial=1.0, memory_gb_per_trial=8.0)
+    with pytest.raises(ValueError, match="12 CPUs, 1 GPUs and 8 GB, which machines have, but none has all of them"):
+        cluster.fitting(SearchConfig(resources=greedy), Console(file=io.StringIO()))
+
+
 @pytest.mark.parametrize("seen", [True, False])
 def test_a_folder_that_other_machines_do_not_see_is_refused(monkeypatch, tmp_path, seen):
     looked = []

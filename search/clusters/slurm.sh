@@ -30,7 +30,13 @@ with_mps='mkdir -p "$CUDA_MPS_PIPE_DIRECTORY"; nvidia-cuda-mps-control -d || ech
 srun --nodes=1 --ntasks=1 --overlap -w "$head" sh -c "$with_mps" - \
   ray start --head --block --node-ip-address="$head" --port=6379 --dashboard-host=127.0.0.1 &
 export RAY_ADDRESS=$head:6379 # where search/run.py finds it
-until ray status > /dev/null 2>&1; do sleep 1; done
+until ray status > /dev/null 2>&1; do
+  if ! kill -0 $! 2> /dev/null; then
+    echo "error: Ray's head has ended before the search began; its last words are above" >&2
+    exit 1
+  fi
+  sleep 1
+done
 if ((${#machines[@]} > 1)); then
   workers=$(IFS=,; echo "${machines[*]:1}")
   srun --nodes=$((${#machines[@]} - 1)) --ntasks-per-node=1 --overlap -w "$workers" sh -c "$with_mps" - \
