@@ -2,12 +2,9 @@
 
     python tests/bench/replay_efficiency.py [--seeds 100] [--budget 25] [--workers 4] [--jobs 2]
 
-As `search_efficiency.py`, which trains, but for hundreds of pairs of searches in simulated time (`replay.py`): both
-draw from the demo's space, without the trial set by hand and without finalists, for the time of `--budget` median full
-trainings.
-
-- `vs_random_score`: the best score of ours over that of random search, at the end (< 1 is better).
-- `share_of_random_time`: when ours came to random search's final score, over the time of a search; 1 if never.
+Its two figures are those of `search_efficiency.py`, which trains; here they are of hundreds of pairs of searches in
+simulated time (`replay.py`). Both draw from the demo's space, without the trial set by hand and without finalists, for
+the time of `--budget` median full trainings.
 
 The last line is JSON: medians over the seeds.
 """
@@ -20,6 +17,7 @@ from multiprocessing import Pool
 import numpy as np
 import optuna
 from replay import FILE, WINDOWS, Recorded
+from search_efficiency import figures
 from simulation import OURS, Method, Setting, simulate
 
 from search.presets import preset
@@ -32,12 +30,12 @@ def main() -> None:
     options = _parser().parse_args()
     jobs = [(seed, options.budget, options.workers) for seed in range(options.seeds)]
     with Pool(options.jobs) as pool:
-        pairs = np.array(pool.map(compare, jobs, chunksize=1))
-    figures = dict(zip(("vs_random_score", "share_of_random_time"), pairs.T, strict=True))
-    for name, values in figures.items():
+        pairs = pool.map(compare, jobs, chunksize=1)
+    found = {name: [pair[name] for pair in pairs] for name in pairs[0]}
+    for name, values in found.items():
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
         print(f"{name}: median {middle:.3f} (half of the pairs {low:.3f} to {high:.3f})")
-    print(json.dumps({name: round(float(np.median(values)), 4) for name, values in figures.items()}))
+    print(json.dumps({name: round(float(np.median(values)), 4) for name, values in found.items()}))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def compare(job: tuple[int, float, int]) -> tuple[float, float]:
+def compare(job: tuple[int, float, int]) -> dict[str, float]:
     """The two figures of one pair of searches."""
     seed, budget, workers = job
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -62,9 +60,7 @@ def compare(job: tuple[int, float, int]) -> tuple[float, float]:
         improvements(methods[name](seed), recorded, workers, end_s, np.random.default_rng([seed, stream]))
         for stream, name in enumerate((OURS, RANDOM))
     )
-    goal = random[-1][1]
-    reached_s = next((at_s for at_s, score in ours if score <= goal), end_s)
-    return ours[-1][1] / goal, reached_s / end_s
+    return figures(ours, random, end_s)
 
 
 def improvements(

@@ -63,10 +63,10 @@ def main() -> None:
         )
         config = replace(config, num_samples=ENDLESS, max_hours=options.seconds / 3600)
         pairs = [compare(replace(config, seed=seed), data, folder) for seed in range(options.seeds)]
-    figures = {name: [pair[name] for pair in pairs] for name in pairs[0]}
-    for name, values in figures.items():
+    found = {name: [pair[name] for pair in pairs] for name in pairs[0]}
+    for name, values in found.items():
         print(f"{name}: median {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-    print(json.dumps({name: round(statistics.median(values), 4) for name, values in figures.items()}))
+    print(json.dumps({name: round(statistics.median(values), 4) for name, values in found.items()}))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,9 +93,14 @@ def compare(config: SearchConfig, data: Path, folder: Path) -> dict[str, float]:
     for name, one in sorted({"ours": config, "random": random}.items(), reverse=seed % 2 == 1):
         found[name] = search(one, data, folder / f"{name}-{seed}")
         print(f"seed {seed}, {name}: " + ", ".join(f"{score:.4g} at {s:.0f} s" for s, score in found[name]), flush=True)
-    goal = found["random"][-1][1]
-    reached_s = next((at_s for at_s, score in found["ours"] if score <= goal), seconds)
-    return {"vs_random_score": found["ours"][-1][1] / goal, "share_of_random_time": min(1.0, reached_s / seconds)}
+    return figures(found["ours"], found["random"], seconds)
+
+
+def figures(ours: list[tuple[float, float]], random: list[tuple[float, float]], seconds: float) -> dict[str, float]:
+    """The two figures of searches of so many seconds, from when each had which best score."""
+    goal = random[-1][1]
+    reached_s = next((at_s for at_s, score in ours if score <= goal), seconds)
+    return {"vs_random_score": ours[-1][1] / goal, "share_of_random_time": min(1.0, reached_s / seconds)}
 
 
 def search(config: SearchConfig, data: Path, folder: Path) -> list[tuple[float, float]]:
