@@ -13,9 +13,11 @@ from pyarrow.fs import FileSelector, LocalFileSystem
 from ray import tune
 from ray.train._internal import checkpoint_manager
 from ray.train._internal.storage import _FilesystemSyncer
+from ray.tune import TuneError
 from ray.tune.execution import tune_controller
 from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
 from ray.tune.experiment import Experiment, Trial
+from ray.tune.logger import JsonLoggerCallback
 
 from search.storage import Changes, Place
 
@@ -120,6 +122,30 @@ def deleting_aside(kept: Place) -> Iterator[None]:
     finally:
         checkpoint_manager._delete_fs_path = delete  # type: ignore[attr-defined]
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise what goes wrong in a searcher, a scheduler or a callback as itself.
+
+    Tune raises its traceback as the text of an error of its own where it has happened at a trial's report.
+    """
+    try:
+        yield
+    except TuneError as error:
+        if error.__context__ is None:
+            raise
+        raise error.__context__ from error.__context__.__cause__
+
+
+@contextmanager
+def closing_files(results: JsonLoggerCallback) -> Iterator[None]:
+    """Close the files of trials that are cut off with a search: Tune leaves them open."""
+    try:
+        yield
+    finally:
+        for trial in list(results._trial_files):
+            results.log_trial_end(trial)
 
 
 class _Syncer(_FilesystemSyncer):

@@ -17,12 +17,14 @@ What Tune's trials reported is the truth; the study is derived from it, and made
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -193,6 +195,22 @@ def _database() -> RDBStorage | None:
             f"{STORAGE_VARIABLE} names a database that cannot be opened ({type(error).__name__}); check that its "
             "address is right, that it runs, and that Python has its driver"
         ) from None
+
+
+@contextmanager
+def telling_of_database() -> Iterator[None]:
+    """Have the end of a database that OPTUNA_STORAGE names told as that of a full disk is.
+
+    Raises:
+        OSError: if it does not answer; it does not say its URL, which may hold a password.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise OSError(
+            f"{STORAGE_VARIABLE} names a database that does not answer ({type(error.__cause__ or error).__name__}); "
+            "see to it that it runs, then go on with --resume"
+        ) from error
 
 
 def check_new(name: str) -> None:

@@ -104,7 +104,7 @@ def _run(plan: Plan, turn: Turn, console: Console) -> bool:
                 return True
         except KeyboardInterrupt:
             pass  # told in the same words wherever it comes
-        except OSError:  # a full disk, a bucket that does not answer
+        except OSError:  # a full disk, a bucket or a database that does not answer
             say_how_to_resume(plan, console)
             raise
         changes.send()

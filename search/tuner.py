@@ -16,9 +16,17 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from search.budget import Budget, TimeLimit
 from search.cluster import BATCH_SIZE, expected_at_once, of_each_worker, trials_at_once
 from search.config import SearchConfig
-from search.internals import ForgetMetrics, deleting_aside, recall_scores, save_state_sparingly, send_changes_alone
+from search.internals import (
+    ForgetMetrics,
+    closing_files,
+    deleting_aside,
+    own_errors,
+    recall_scores,
+    save_state_sparingly,
+    send_changes_alone,
+)
 from search.line_log import reports_by_trial
-from search.optuna_search import OptunaSearch, PastTrial, earlier_trials, open_storage
+from search.optuna_search import OptunaSearch, PastTrial, earlier_trials, open_storage, telling_of_database
 from search.plan import ANSWERS_FILE
 from search.race import Race
 from search.samplers import make_sampler
@@ -150,6 +158,7 @@ def _show_folders(trial: Trial) -> None:
             result.checkpoint.filesystem.create_dir(result.checkpoint.path)
 
 
+@telling_of_database()
 def run_search(
     config: SearchConfig, dataset: Path | Place, folder: Path | Place, callbacks: Sequence[tune.Callback], resume: bool
 ) -> tuple[ExperimentAnalysis, bool]:
@@ -219,7 +228,7 @@ def _run(
     )
     send_changes_alone(experiment, kept / EXPERIMENT)
     save_state_sparingly()
-    with deleting_aside(kept):
+    with deleting_aside(kept), closing_files(results), own_errors():
         analysis = tune.run(
             experiment,  # type: ignore[arg-type]  # as documented
             search_alg=Proposals(searcher, trials_at_once(config), experiment, (kept.here / ANSWERS_FILE).is_file()),
@@ -236,8 +245,6 @@ def _run(
     # Tune answers Ctrl-C by saving its state and putting the old handler back; else its own is left behind.
     finished = signal.getsignal(signal.SIGINT) is not handler
     signal.signal(signal.SIGINT, handler)
-    for trial in analysis.trials:  # Tune leaves the files of trials that it cut off open
-        results.log_trial_end(trial)
     return analysis, finished
 
 

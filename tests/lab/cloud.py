@@ -6,6 +6,7 @@ instance profile and no others, and of their ports those open that their securit
 
 import json
 import threading
+from urllib.request import Request, urlopen
 
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -42,6 +43,8 @@ class Cloud:
         self.machines, self.events = {}, []
         applications = {(AWS, 5000): DomainDispatcherApplication(create_backend_app), (PROFILES, 80): self._profile}
         self._servers = [network.call(_served, *where, application) for where, application in applications.items()]
+        # moto keeps, as long as the process, what there was in a cloud before.
+        network.call(lambda: urlopen(Request(f"{ENDPOINT}/moto-api/reset", method="POST")).close())
         self.ec2, self.iam, self.s3 = (self._client(name) for name in ("ec2", "iam", "s3"))
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
