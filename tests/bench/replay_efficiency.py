@@ -1,28 +1,44 @@
-"""When this search has what random search without early stopping ends with, by replay of the demo's trainings.
+"""When a search has what random search without early stopping ends with, by replay of the demo's trainings.
 
     python tests/bench/replay_efficiency.py [--seeds 100] [--budget 25] [--workers 4] [--jobs 2]
 
-Its two figures are those of `search_efficiency.py`, which trains; here they are of hundreds of pairs of searches in
-simulated time (`replay.py`). Both draw from the demo's space, without the trial set by hand and without finalists, for
-the time of `--budget` median full trainings.
+The two figures are those of `search_efficiency.py`, which trains; here they are of hundreds of pairs of searches in
+simulated time (`replay.py`), of this project's and of the others that `simulation.py` knows, and of one that tries
+nothing but the best configuration: sooner than that none can be. All draw from the demo's space, without the trial set
+by hand and without finalists, for the time of `--budget` median full trainings.
 
-The last line is JSON: medians over the seeds.
+The last line is JSON: medians over the seeds, by search; printed with half of the seeds' figures.
 """
 
 import argparse
 import json
 import math
 from multiprocessing import Pool
+from typing import Any
 
 import numpy as np
 import optuna
 from replay import FILE, WINDOWS, Recorded
-from search_efficiency import figures
-from simulation import OURS, Method, Setting, simulate
+from search_efficiency import RANDOM, figures, medians
+from simulation import Method, Parameters, Setting, simulate
 
 from search.presets import preset
 
-RANDOM = "random, no pruning"
+OTHER_SEEDS = 10_000
+
+
+class Knowing:
+    """A search that knows the best configuration and tries nothing else."""
+
+    def __init__(self, best: Parameters):
+        self._best, self._trials = best, 0
+
+    def propose(self) -> tuple[str, Parameters]:
+        self._trials += 1
+        return str(self._trials), self._best
+
+    def report(self, name: str, result: dict[str, Any]) -> bool:
+        return bool(result["done"])
 
 
 def main() -> None:
@@ -30,12 +46,8 @@ def main() -> None:
     options = _parser().parse_args()
     jobs = [(seed, options.budget, options.workers) for seed in range(options.seeds)]
     with Pool(options.jobs) as pool:
-        pairs = pool.map(compare, jobs, chunksize=1)
-    found = {name: [pair[name] for pair in pairs] for name in pairs[0]}
-    for name, values in found.items():
-        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-        print(f"{name}: median {middle:.3f} (half of the pairs {low:.3f} to {high:.3f})")
-    print(json.dumps({name: round(float(np.median(values)), 4) for name, values in found.items()}))
+        found = pool.map(compare, jobs, chunksize=1)
+    print(json.dumps(medians(found, within=(0.25, 0.75))))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,19 +60,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def compare(job: tuple[int, float, int]) -> dict[str, float]:
-    """The two figures of one pair of searches."""
+def compare(job: tuple[int, float, int]) -> dict[str, dict[str, float]]:
+    """By search the two figures beside random search, for one seed."""
     seed, budget, workers = job
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     config = preset("demo")
     recorded = Recorded(FILE, config.domains)
     methods = Setting(config.domains, config.scheduler, recorded.epochs, WINDOWS).methods()
     end_s = budget * recorded.seconds / workers
-    ours, random = (
-        improvements(methods[name](seed), recorded, workers, end_s, np.random.default_rng([seed, stream]))
-        for stream, name in enumerate((OURS, RANDOM))
-    )
-    return figures(ours, random, end_s)
+
+    def found(method: Method, stream: int) -> list[tuple[float, float]]:
+        return improvements(method, recorded, workers, end_s, np.random.default_rng([seed, stream]))
+
+    random = found(methods[RANDOM](seed + OTHER_SEEDS), 1)
+    searches = {name: make(seed) for name, make in methods.items()}
+    searches["the best from the start"] = Knowing(recorded.parameters[int(recorded.regrets.argmin())])
+    return {name: figures(found(method, 0), random, end_s) for name, method in searches.items()}
 
 
 def improvements(

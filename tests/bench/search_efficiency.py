@@ -2,26 +2,26 @@
 
     python tests/bench/search_efficiency.py [--data DIR] [--seeds 3] [--seconds 100] [--max-epochs 12]
 
-Both are searches as search/run.py makes them, but for the finalists, W&B and the trial that is set by hand: it would
-give both the same good start. They differ in sampler, scheduler and stopping rules. The machine should be doing nothing
-else. Of each pair of searches with the same seed:
+All are searches as search/run.py makes them, but for the finalists and W&B. This one is made twice: without the trial
+that is set by hand, which would give any search a good start, and with it, as it comes. The machine should be doing
+nothing else. Of the searches with the same seed:
 
 - `vs_random_score`: the best score of ours over that of random search, at the end (< 1 is better).
 - `share_of_random_time`: when ours came to random search's final score, over the time of a search; 1 if never.
 
-The last line is JSON: medians over the seeds.
+The last line is JSON: medians over the seeds, by search.
 """
 
 import argparse
 import json
 import math
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from demo_data import make_demo_data
 from ray import tune
 from rich.console import Console
@@ -33,6 +33,7 @@ from search.progress import Progress
 from search.storage import place
 from trainables.config import with_values
 
+RANDOM = "random, no pruning"
 ENDLESS = 100_000
 RULES_OFF = StoppingConfig(patience=ENDLESS, stall_patience=0)
 
@@ -58,15 +59,10 @@ def main() -> None:
         folder = Path(scratch)
         data = options.data or make_demo_data(folder)
         warm_up(data, folder)
-        config = with_values(
-            preset("demo"), {"finalists.count": 0, "baselines": [], "training.max_epochs": options.max_epochs}
-        )
+        config = with_values(preset("demo"), {"finalists.count": 0, "training.max_epochs": options.max_epochs})
         config = replace(config, num_samples=ENDLESS, max_hours=options.seconds / 3600)
-        pairs = [compare(replace(config, seed=seed), data, folder) for seed in range(options.seeds)]
-    found = {name: [pair[name] for pair in pairs] for name in pairs[0]}
-    for name, values in found.items():
-        print(f"{name}: median {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-    print(json.dumps({name: round(statistics.median(values), 4) for name, values in found.items()}))
+        found = [compare(replace(config, seed=seed), data, folder) for seed in range(options.seeds)]
+    print(json.dumps(medians(found, within=(0, 1))))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,15 +81,17 @@ def warm_up(data: Path, folder: Path) -> None:
     search(config, data, folder / "warm-up")
 
 
-def compare(config: SearchConfig, data: Path, folder: Path) -> dict[str, float]:
-    """The figures of two searches with the same seed; with every other one, random search comes first."""
+def compare(config: SearchConfig, data: Path, folder: Path) -> dict[str, dict[str, float]]:
+    """The figures of this search, twice, for one seed; with every other seed random search comes first."""
     seed, seconds = config.seed, config.max_hours * 3600
-    random = replace(config, sampler="random", scheduler=SchedulerConfig("none"), stopping=RULES_OFF)
+    unaided = replace(config, baselines=[])
+    random = replace(unaided, sampler="random", scheduler=SchedulerConfig("none"), stopping=RULES_OFF)
+    searches = {"ours": unaided, "ours, a trial set by hand first": config, RANDOM: random}
     found = {}
-    for name, one in sorted({"ours": config, "random": random}.items(), reverse=seed % 2 == 1):
-        found[name] = search(one, data, folder / f"{name}-{seed}")
+    for number, name in sorted(enumerate(searches), reverse=seed % 2 == 1):
+        found[name] = search(searches[name], data, folder / f"{number}-{seed}")
         print(f"seed {seed}, {name}: " + ", ".join(f"{score:.4g} at {s:.0f} s" for s, score in found[name]), flush=True)
-    return figures(found["ours"], found["random"], seconds)
+    return {name: figures(found[name], found[RANDOM], seconds) for name in searches if name != RANDOM}
 
 
 def figures(ours: list[tuple[float, float]], random: list[tuple[float, float]], seconds: float) -> dict[str, float]:
@@ -101,6 +99,20 @@ def figures(ours: list[tuple[float, float]], random: list[tuple[float, float]], 
     goal = random[-1][1]
     reached_s = next((at_s for at_s, score in ours if score <= goal), seconds)
     return {"vs_random_score": ours[-1][1] / goal, "share_of_random_time": min(1.0, reached_s / seconds)}
+
+
+def medians(found: list[dict[str, dict[str, float]]], within: tuple[float, float]) -> dict[str, dict[str, float]]:
+    """Medians over the seeds of the figures of each search; prints them between two more quantiles."""
+    of_all = {}
+    for name in found[0]:
+        quantiles = {
+            figure: np.quantile([of_seed[name][figure] for of_seed in found], [within[0], 0.5, within[1]])
+            for figure in found[0][name]
+        }
+        shown = (f"{key} {middle:.2f} ({low:.2f} to {high:.2f})" for key, (low, middle, high) in quantiles.items())
+        print(f"{name:30s}", *shown)
+        of_all[name] = {figure: round(float(middle), 4) for figure, (_, middle, _) in quantiles.items()}
+    return of_all
 
 
 def search(config: SearchConfig, data: Path, folder: Path) -> list[tuple[float, float]]:
