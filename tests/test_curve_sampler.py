@@ -6,6 +6,7 @@ import pytest
 from optuna.trial import TrialState
 from scipy.spatial.distance import pdist
 from scipy.stats import norm, qmc
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from search.samplers import curves, distribution
 from search.samplers.curves import CurveSampler, _expected_improvement
@@ -43,6 +44,20 @@ def run(trials, score, epochs_of, count, space=SPACE):
             trial.report(score(trial.params, epoch), epoch)
         trials.tell(trial, state=TrialState.PRUNED)
     return [trial.params for trial in trials.trials]
+
+
+def test_its_model_takes_one_thread_and_leaves_others_theirs(monkeypatch):
+    """Where trials have all cores, more threads would wait for each other: some proposals took over a second."""
+    taken = set()
+
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    fit = GaussianProcess.fit
+    monkeypatch.setattr(GaussianProcess, "fit", lambda *given: taken.update(threads()) or fit(*given))
+    with threadpool_limits(2, user_api="blas"):
+        run(study(), lambda params, epoch: params["lr"], lambda params: 1, 20)
+        assert (taken, threads()) == ({1}, {2})
 
 
 def test_it_learns_from_stopped_trials_alone():

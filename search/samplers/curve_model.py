@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.samplers.gaussian_process import Array, GaussianProcess, Indices
+from search.samplers.gaussian_process import Array, GaussianProcess, Indices, one_thread
 from search.space import Choices, Space
 from search.trials import TrialRow
 
@@ -44,8 +44,9 @@ def expected_scores(rows: Sequence[TrialRow], space: Space, max_epochs: int) -> 
     at_rows = coordinates(space, shares, reached)
     process = GaussianProcess(at_rows.shape[1])
     told = _told(log_score)
-    process.fit(at_rows[told], (log_score[told] - center) / spread)
-    expected = process.predict(coordinates(space, shares, np.ones(len(rows))))[0]
+    with one_thread():
+        process.fit(at_rows[told], (log_score[told] - center) / spread)
+        expected = process.predict(coordinates(space, shares, np.ones(len(rows))))[0]
     return np.asarray(np.exp(center + spread * expected))
 
 

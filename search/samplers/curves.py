@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm, qmc, rankdata
 
 from search.samplers.curve_model import coordinates, depth
-from search.samplers.gaussian_process import Array, GaussianProcess, Indices
+from search.samplers.gaussian_process import Array, GaussianProcess, Indices, one_thread
 from search.schedulers import recent_score
 from search.space import Space
 
@@ -87,7 +87,9 @@ class CurveSampler(BaseSampler):
         running = [other for other in others if other.state is TrialState.RUNNING]
         # The same again would come to the same score.
         tried = [other.params for other in others]
-        proposals = map(self._values, self._promising(known, running, rng))
+        with one_thread():
+            promising = self._promising(known, running, rng)
+        proposals = map(self._values, promising)
         return next((values for values in proposals if values not in tried), self._values(self._spread(trial.number)))
 
     def sample_independent(

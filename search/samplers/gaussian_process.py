@@ -3,11 +3,13 @@
 Shapes: N observation, M new point, D coordinate.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 
 ROOT5 = np.sqrt(5.0)
 JITTER = 1e-6
@@ -15,6 +17,7 @@ JITTER = 1e-6
 LENGTH_PRIOR, VARIANCE_PRIOR, NOISE_PRIOR = (np.log(0.7), 0.8), (0.0, 1.0), (np.log(1e-2), 1.5)
 LENGTH_BOUNDS, VARIANCE_BOUNDS, NOISE_BOUNDS = (-3.5, 3.0), (-4.0, 4.0), (-9.0, 1.0)
 FIT_STEPS = 15
+BLAS = ThreadpoolController()
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -73,6 +76,14 @@ class GaussianProcess:
         off = (log - self._prior_mean) / self._prior_std
         loss = y_N @ weights / 2 + np.log(np.diag(factor)).sum() + off @ off / 2
         return float(loss), gradient + off / self._prior_std
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Have a process be reckoned by one thread: matrices of a thousand rows gain nothing by more.
+
+    They would wait for cores that trials have, and sums would depend on how many there are.
+    """
+    return BLAS.limit(limits=1, user_api="blas")
 
 
 def _squares(a_ND: Array, b_MD: Array) -> Array:
