@@ -171,8 +171,8 @@ def last_state(analysis):
     from search.export.write import _checkpoints
     from trainables.checkpoint import load_checkpoint
 
-    kept = max(_checkpoints(analysis.trials[0]), key=lambda result: result.metrics["epoch"])
-    return load_checkpoint(Path(kept.checkpoint.path))
+    newest = max(kept.checkpoint.path for kept in _checkpoints(analysis.trials[0]))  # by count, or time
+    return load_checkpoint(Path(newest))
 
 
 def of_training(report):
