@@ -7,6 +7,7 @@ that they go on from.
 """
 
 import json
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +18,23 @@ from data_prep.command import run_command
 
 EPOCH_S = 0.1  # of a trial of the command: a kill shall find some running
 EPOCH_FILE = "epoch.json"
+
+
+class AtReport(tune.Callback):
+    """Does something at one of a search's reports, counted from 1."""
+
+    def __init__(self, number, act):
+        self._number, self._act, self._seen = number, act, 0
+
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        self._seen += 1
+        if self._seen == self._number:
+            self._act()
+
+
+def ctrl_c():
+    """Press Ctrl-C, as Tune sees it."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def report(epoch, last, score, **planted):

@@ -21,6 +21,7 @@ from search.export.write import best_state
 from search.presets import preset
 from search.progress import Progress
 from search.tuner import run_search
+from tests.made_up import AtReport, ctrl_c
 from trainables import trainable
 from trainables.batches import PreparedDataset
 from trainables.checkpoint import FILE, best_epoch, load_checkpoint, load_first, save_checkpoint
@@ -314,18 +315,6 @@ def test_a_new_trial_starts_without_a_word(monkeypatch):
     assert trainable._last_state() == (None, "")
 
 
-class Interrupt(tune.Callback):
-    """Presses Ctrl-C, as Tune sees it, once so many epochs have been reported."""
-
-    def __init__(self, reports):
-        self.left = reports
-
-    def on_trial_result(self, iteration, trials, trial, result, **info):
-        self.left -= 1
-        if not self.left:
-            signal.raise_signal(signal.SIGINT)
-
-
 def search(folder, data, callback, resume=False):
     """A search of one trial of four epochs."""
     settings = ["model.base_channels=2", "model.kernel=8", "model.latent_dim=100", "training.batch_size=8"]
@@ -342,7 +331,7 @@ def kept_by(analysis):
 @pytest.mark.slow
 @pytest.mark.all
 def test_a_search_with_a_damaged_checkpoint_ends_as_one_without(cluster, prepared, tmp_path):
-    analysis, finished = search(tmp_path / "a", prepared, Interrupt(3))
+    analysis, finished = search(tmp_path / "a", prepared, AtReport(3, ctrl_c))
     assert not finished
     last = Path(analysis.trials[0].checkpoint.path)
     epoch = load_checkpoint(last)["counters"]["epoch"]

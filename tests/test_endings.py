@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 from ray import cloudpickle
-from ray.tune import Callback, ExperimentAnalysis
+from ray.tune import ExperimentAnalysis
 
 from search import plan, session, tuner
 from search.run import parse_arguments
 from search.tune_state import mend_state
-from tests.made_up import report, send
-from tests.test_search import Interrupt, run, search, study, two_hours_pass, with_callback
+from tests.made_up import AtReport, ctrl_c, report, send
+from tests.test_search import run, search, study, two_hours_pass, with_callback
 from tests.wandb_fakes import Offline
 from trainables.trainable import MAX_FAILURES
 
@@ -204,24 +204,12 @@ def test_a_search_whose_trials_all_fail_ends_with_the_reason_and_can_go_on(clust
     assert list(table_of(folder)["state"] == "failed") == [True] * 5 + [False] * 2
 
 
-class At(Callback):
-    """Does something at the third report of a search."""
-
-    def __init__(self, act):
-        self.act, self.reports = act, 0
-
-    def on_trial_result(self, *_, **__):
-        self.reports += 1
-        if self.reports == 3:
-            self.act()
-
-
 def no_room():
     raise OSError(28, "No space left on device")
 
 
 def test_a_disk_that_is_full_at_a_report_is_told_as_itself(cluster, prepared, tmp_path, monkeypatch):
-    with_callback(monkeypatch, At(no_room))
+    with_callback(monkeypatch, AtReport(3, no_room))
     with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device$"):
         planted_search(tmp_path, prepared, run_for_ever, "--set", "stopping.stall_patience=0")
 
@@ -229,14 +217,14 @@ def test_a_disk_that_is_full_at_a_report_is_told_as_itself(cluster, prepared, tm
 def test_a_database_lost_in_mid_search_is_told_without_its_address(cluster, prepared, tmp_path, monkeypatch):
     file = tmp_path / "hidden.db"
     monkeypatch.setenv("OPTUNA_STORAGE", f"sqlite:///{file}")
-    with_callback(monkeypatch, At(lambda: file.write_bytes(b"no database")))
+    with_callback(monkeypatch, AtReport(3, lambda: file.write_bytes(b"no database")))
     with pytest.raises(OSError, match=r"OPTUNA_STORAGE names a database that does not answer .*--resume") as told:
         planted_search(tmp_path / "results", prepared, run_for_ever, "--set", "stopping.stall_patience=0")
     assert "hidden" not in str(told.value)
 
 
 def test_ctrl_c_leaves_a_trial_to_go_on_with(cluster, prepared, tmp_path, monkeypatch):
-    with_callback(monkeypatch, Interrupt())
+    with_callback(monkeypatch, AtReport(3, ctrl_c))
     folder, text, finished = planted_search(tmp_path, prepared, run_for_ever, "--set", "stopping.stall_patience=0")
     assert not finished
     assert "--resume" in text

@@ -2,14 +2,12 @@
 
 import json
 import math
-import signal
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
-from ray import tune
 
 from search import finalists as module
 from search import plan, session
@@ -22,6 +20,7 @@ from search.samplers.curve_model import expected_scores
 from search.space import Range
 from search.trials import TrialRow
 from search.verdict import compare, counted_score
+from tests.made_up import AtReport, ctrl_c
 from tests.test_search import run, search, study
 
 CONFIG = replace(preset("demo"), space={"training.n_critic": {"low": 1, "high": 9}}, baselines=[])
@@ -236,20 +235,12 @@ WITH_FINALISTS = [
 def interrupted(cluster, prepared, tmp_path_factory):
     """A search of three trials, cut off by Ctrl-C in the second stage of its finalists' race, and what was resumed."""
 
-    class Interrupt(tune.Callback):
-        reports = 0
-
-        def on_trial_result(self, iteration, trials, trial, result, **info):
-            Interrupt.reports += 1
-            if Interrupt.reports == 8:
-                signal.raise_signal(signal.SIGINT)
-
     results = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         run_finalists = session.run_finalists
 
         def with_interrupt(config, data, folder, callbacks, *others):
-            return run_finalists(config, data, folder, [*callbacks, Interrupt()], *others)
+            return run_finalists(config, data, folder, [*callbacks, AtReport(8, ctrl_c)], *others)
 
         patch.setattr(session, "run_finalists", with_interrupt)
         folder, text, finished = search(results, prepared, *WITH_FINALISTS)

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import signal
 
 import numpy as np
 import optuna
@@ -11,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
-from ray import tune
 from rich.console import Console
 
 from data_prep.files import sha256
@@ -21,6 +19,7 @@ from search.export.load import load_best, load_records
 from search.generate import write_waveforms
 from search.presets import preset
 from search.run import parse_arguments
+from tests.made_up import AtReport, ctrl_c
 from trainables.batches import PreparedDataset
 from trainables.score import VERSION
 
@@ -436,18 +435,6 @@ def test_when_every_trial_fails_the_reason_is_told(cluster, prepared, tmp_path, 
         search(tmp_path, prepared, "--set", "training.batch_size=40", "--num-samples", "1", "--name", "x")
 
 
-class Interrupt(tune.Callback):
-    """Presses Ctrl-C, as Tune sees it, once three epochs have been reported."""
-
-    def __init__(self):
-        self._seen = 0
-
-    def on_trial_result(self, iteration, trials, trial, result, **info):
-        self._seen += 1
-        if self._seen == 3:
-            signal.raise_signal(signal.SIGINT)
-
-
 def with_callback(monkeypatch, callback):
     """Have the searches of this test call one more callback of Tune's."""
     run_search = session.run_search
@@ -461,23 +448,21 @@ def with_callback(monkeypatch, callback):
 def two_hours_pass(monkeypatch):
     """Have the time limit of this test's searches run out at their third report."""
 
-    class Clock(tune.Callback):
+    class Clock:
         """The clock of Tune's time limit: two hours pass at the third report, none before or after."""
 
         seconds = 1.0
-        reports = 0
 
-        def on_trial_result(self, iteration, trials, trial, result, **info):
-            Clock.reports += 1
-            if Clock.reports == 3:
-                Clock.seconds += 7200
+        @classmethod
+        def advance(cls):
+            cls.seconds += 7200
 
-        @staticmethod
-        def time():
-            return Clock.seconds
+        @classmethod
+        def time(cls):
+            return cls.seconds
 
     monkeypatch.setattr("ray.tune.stopper.timeout.time", Clock)
-    with_callback(monkeypatch, Clock())
+    with_callback(monkeypatch, AtReport(3, Clock.advance))
 
 
 def test_a_search_whose_time_is_up_exports_the_best_so_far(cluster, prepared, tmp_path, monkeypatch):
@@ -503,7 +488,7 @@ def test_when_every_trial_diverges_there_is_nothing_to_export(cluster, prepared,
 
 
 def test_a_search_can_be_interrupted_and_resumed(cluster, prepared, tmp_path, monkeypatch):
-    with_callback(monkeypatch, Interrupt())
+    with_callback(monkeypatch, AtReport(3, ctrl_c))
     arguments = ["--num-samples", "3", "--max-epochs", "4", "--name", "x", "--set", "scheduler.name=none"]
     folder, text, finished = search(tmp_path, prepared, *arguments)
     assert not finished
