@@ -128,12 +128,13 @@ def deleting_aside(kept: Place) -> Iterator[None]:
 def own_errors() -> Iterator[None]:
     """Raise what goes wrong in a searcher, a scheduler or a callback as itself.
 
-    Tune raises its traceback as the text of an error of its own where it has happened at a trial's report.
+    Tune raises its traceback as the text of an error of its own where it has happened at a trial's report. A
+    `ValueError` stays within that: by itself it would be told as bad input, and it is our own mistake there.
     """
     try:
         yield
     except TuneError as error:
-        if error.__context__ is None:
+        if error.__context__ is None or isinstance(error.__context__, ValueError):
             raise
         raise error.__context__ from error.__context__.__cause__
 

@@ -79,7 +79,7 @@ class GaussianProcess:
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """Have a process be reckoned by one thread: matrices of a thousand rows gain nothing by more.
+    """Have linear algebra take one thread: matrices of a thousand rows gain nothing by more.
 
     They would wait for cores that trials have, and sums would depend on how many there are.
     """
