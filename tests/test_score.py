@@ -70,7 +70,7 @@ def test_real_windows_are_as_diverse_as_real_windows(bench):
     assert 0.75 < bench(bench.held.wave, bench.held)["gate/diversity"] < 1.3
 
 
-@pytest.mark.slow
+@pytest.mark.all
 @pytest.mark.parametrize("data", ["demo_data", "real_data"])
 def test_real_windows_score_about_one_against_real_windows_in_each_of_twenty_draws(request, data):
     scores = score.real_scores(request.getfixturevalue(data), seeds=20)
